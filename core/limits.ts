@@ -1,0 +1,92 @@
+/** Every limit of Distro in one place, with its reason. Sizes are bytes, times milliseconds. */
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+/** GCM tag at the end of each cell. */
+export const TAG_BYTES = 16;
+
+/** Cells of objects whose plaintext is at most SMALL_OBJECT_BYTES: 64 KiB of plaintext still fit into one. */
+export const SMALL_CELL_BYTES = 68 * KiB;
+/** Cells of all others: 64 MiB is one segment of 253 cells. Multiples of 4 KiB, so that O_DIRECT stays possible. */
+export const LARGE_CELL_BYTES = 260 * KiB;
+export const SMALL_OBJECT_BYTES = 512 * KiB;
+export const CELL_SIZES = [SMALL_CELL_BYTES, LARGE_CELL_BYTES] as const;
+
+/** Cells in a segment: bounds the files' number and what one lost worker set can hurt. */
+export const SEGMENT_CELLS = 256;
+
+/** Limits of the coding library (@ronomon/reed-solomon 6). */
+export const CODEC_MAX_K = 24;
+export const CODEC_MAX_M = 6;
+/** The library wants lengths in multiples of this. */
+export const CODEC_ALIGN_BYTES = 8;
+
+/** The largest k that the policy picks by itself; more costs connections without saving much space. */
+export const POLICY_MAX_K = 8;
+
+/** Objects up to this live in the metadata (default of INLINE_MAX). */
+export const INLINE_MAX_BYTES = 4 * KiB;
+/** INLINE_MAX itself may be at most this: metadata rows must stay small. */
+export const INLINE_LIMIT_BYTES = 64 * KiB;
+
+/** Trailers start on a multiple of this in a shard file. */
+export const TRAILER_ALIGN_BYTES = 4 * KiB;
+/** A trailer has at most 256 leaves and some records. */
+export const TRAILER_MAX_BYTES = 64 * KiB;
+
+/** Object names and content types are metadata, and metadata rows must stay small. */
+export const NAME_MAX_BYTES = 1024;
+export const CONTENT_TYPE_MAX_BYTES = 255;
+
+/** The largest object: 2^32 segments would fit the format, this is what JSON numbers and 64-bit rows carry safely. */
+export const OBJECT_MAX_BYTES = Number.MAX_SAFE_INTEGER;
+
+/** Pages of lists. */
+export const PAGE_DEFAULT = 100;
+export const PAGE_MAX = 1000;
+
+/** Row slots that an upload holds: one fills while others are on their way. */
+export const UPLOAD_ROW_SLOTS = 3;
+/** Row slots that a download holds. */
+export const DOWNLOAD_ROW_SLOTS = 2;
+
+/** A wait for memory longer than this is answered 503 with Retry-After. */
+export const BUDGET_WAIT_MS = 30_000;
+/** A peer that moves no byte for this long loses its reservation. */
+export const IDLE_TRANSFER_MS = 30_000;
+/** An upload's intent: after this without renewal its leftovers are collected. */
+export const INTENT_TTL_MS = 120_000;
+export const INTENT_RENEW_MS = 30_000;
+
+/** A worker that has not accepted a put after this is replaced, or left out. */
+export const PUT_ACCEPT_MS = 1_000;
+/** A worker whose row is still on its way this long after the quorum's is left out. */
+export const PUT_STRAGGLER_MS = 3_000;
+/** How long after the quorum's receipts the writer still waits for the rest. */
+export const PUT_FINISH_STRAGGLER_MS = 5_000;
+/** A put as a whole: after this the worker refuses to rename. */
+export const PUT_DEADLINE_MS = 10 * 60_000;
+
+/** Until latencies are known a read asks one more worker after this; later after p95 of its class. */
+export const HEDGE_DEFAULT_MS = 250;
+export const HEDGE_MIN_MS = 20;
+export const HEDGE_MAX_MS = 1_000;
+/** A get that moves no byte for this long is given up and another shard is used. */
+export const GET_STALL_MS = 10_000;
+
+export const HEARTBEAT_MS = 1_000;
+/** Without heartbeat for this long a worker is `suspect`; a closed stream makes it so at once. */
+export const SUSPECT_AFTER_MS = 5_000;
+/** And after this it is `lost`, and repair may begin. */
+export const LOST_AFTER_MS = 10 * 60_000;
+
+/** Bytes that a worker keeps free for trailers, renames and its own records. */
+export const DISK_RESERVE_BYTES = 64 * MiB;
+
+/** Default of MEMORY_BUDGET: bytes of objects in flight in one process. */
+export const MEMORY_BUDGET_BYTES = 128 * MiB;
+export const MEMORY_BUDGET_MIN_BYTES = 16 * MiB;
+
+/** Idempotency keys are kept this long. */
+export const IDEMPOTENCY_TTL_MS = 24 * 60 * 60_000;

@@ -1,0 +1,110 @@
+/** What the HTTP layer needs from the objects service: drawn by the consumer (orchestrator/http). */
+
+import type { ByteSink } from '../core/ports.ts';
+import type { ObjectId } from '../core/ids.ts';
+
+export interface ObjectInfo {
+	readonly objectId: ObjectId;
+	readonly sizeBytes: number;
+	readonly createdAtMs: number;
+	/** Without quotes. */
+	readonly etag: string;
+	readonly name: string | null;
+	readonly contentType: string | null;
+	/** SHA-256 of the plaintext, when the client sent or asked for one. */
+	readonly sha256: Buffer | null;
+}
+
+export interface UploadOptions {
+	/** Content-Length or null: a hint, never trusted. */
+	readonly sizeHintBytes: number | null;
+	readonly name: string | null;
+	readonly contentType: string | null;
+	/** From Repr-Digest: `invalid` at the end when the bytes differ, and nothing is stored. */
+	readonly expectedSha256: Buffer | null;
+	/** Make a SHA-256 (expected or wanted). */
+	readonly wantSha256: boolean;
+	readonly idempotency: { readonly owner: string; readonly key: string; readonly fingerprint: string } | null;
+}
+
+/** One upload: push bytes in, then `end`, then await `result`. */
+export interface Upload extends ByteSink {
+	/** The body is complete. */
+	end(): void;
+	/** The client is gone, or the body is bad: nothing is left behind. `result` rejects with `canceled`. */
+	abort(reason: string): void;
+	/** Resolves when the object is durable. Never rejects unhandled: the caller awaits it. */
+	readonly result: Promise<ObjectInfo>;
+}
+
+export interface Download {
+	readonly info: ObjectInfo;
+	/**
+	 * Sends plaintext bytes [offset, offset + length) into `sink`, each authenticated before it is written. Resolves after
+	 * the last write. Rejects on failure (the caller must then break the connection) or with `canceled` after `signal`.
+	 */
+	read(options: { offset: number; length: number; sink: ByteSink; signal: AbortSignal }): Promise<void>;
+}
+
+export interface ObjectExplanation {
+	readonly object_id: string;
+	readonly size: number;
+	readonly stored: 'inline' | 'sharded';
+	readonly health: 'healthy' | 'degraded' | 'at_risk' | 'unrecoverable';
+	readonly segments: readonly {
+		readonly index: number;
+		readonly n: number;
+		readonly k: number;
+		readonly because: string;
+		readonly codec: string;
+		readonly cell_bytes: number;
+		readonly cells: number;
+		readonly health: string;
+		readonly shards: readonly {
+			readonly index: number;
+			readonly worker: string | null;
+			readonly worker_state: string;
+			readonly shard_id: string | null;
+			readonly state: 'ok' | 'missing' | 'corrupt' | 'unreachable';
+			readonly detail?: string;
+		}[];
+	}[];
+	readonly next_segment: number | null;
+}
+
+export interface Objects {
+	/**
+	 * Reserves memory (`unavailable`, retryAfterMs) and claims the idempotency key (`conflict` when running, `invalid`
+	 * on a mismatch); resolves to the finished object when the same request was answered before.
+	 */
+	beginUpload(options: UploadOptions, signal: AbortSignal): Promise<{ upload: Upload } | { done: ObjectInfo }>;
+	/** `not_found`. */
+	info(objectId: ObjectId): Promise<ObjectInfo>;
+	/** `not_found`, `unavailable`. Nothing is reserved until `read`. */
+	open(objectId: ObjectId): Promise<Download>;
+	/** `not_found`. */
+	remove(objectId: ObjectId): Promise<void>;
+	/** `invalid` for a bad cursor. */
+	list(options: { limit: number; cursor: string | null }): Promise<{ objects: ObjectInfo[]; next: string | null }>;
+	explain(objectId: ObjectId, options: { fromSegment: number; limit: number }): Promise<ObjectExplanation>;
+}
+
+export interface ClusterView {
+	readonly cluster_id: string;
+	readonly workers: readonly {
+		readonly name: string;
+		readonly worker_id: string;
+		readonly state: string;
+		readonly zone: string;
+		readonly address: string;
+		readonly shards: number;
+		readonly bytes_used: number;
+		readonly bytes_total: number;
+		readonly last_seen: string;
+	}[];
+	readonly objects: number;
+	readonly queues: { readonly intents: number; readonly deletions: number; readonly repairs: number };
+	readonly budget: { readonly capacity_bytes: number; readonly used_bytes: number };
+	/** One sentence: what a large new object would get now. */
+	readonly redundancy: { readonly n: number; readonly k: number; readonly because: string } | null;
+}

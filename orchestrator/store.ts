@@ -1,0 +1,217 @@
+/**
+ * MetadataStore: the port behind which the orchestrator keeps what it knows. Adapters: store-sqlite (embedded), later
+ * store-supabase; both pass store.contract.ts.
+ *
+ * Every method that changes something is one durable transaction; when it resolves the change survives a power cut.
+ * Concurrent calls may share one transaction (group commit), and one call's refusal never harms another's. Rows are
+ * one per segment and per shard; no row grows with an object. All times come from the caller as `nowMs`.
+ */
+
+import type { ClusterId, EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { Placement, Segment } from '../core/model/segment.ts';
+
+export interface ObjectRow {
+	readonly objectId: ObjectId;
+	readonly versionId: VersionId;
+	readonly uploadId: UploadId;
+	/** Plaintext bytes. */
+	readonly sizeBytes: number;
+	/** 0 for an inline object. */
+	readonly segments: number;
+	readonly createdAtMs: number;
+	/** Without quotes. */
+	readonly etag: string;
+	/** Generation of the cluster key that wraps the data key. */
+	readonly keyGeneration: number;
+	readonly wrappedKey: Buffer;
+	/** Sealed manifest (name, content type, sizes, digest). */
+	readonly manifest: Buffer;
+	/** Sealed bytes of an inline object, else null. */
+	readonly inline: Buffer | null;
+}
+
+/** A shard that an upload may have put somewhere: named before its first byte leaves. */
+export interface IntendedShard {
+	readonly shardId: ShardId;
+	readonly workerId: WorkerId;
+}
+
+export interface IntentRow {
+	readonly uploadId: UploadId;
+	readonly objectId: ObjectId;
+	readonly state: 'open' | 'aborting';
+	readonly expiresAtMs: number;
+}
+
+export interface Commit {
+	readonly object: ObjectRow;
+	readonly segments: readonly Segment[];
+	/** Shards that were named in the intent but are not placed (failed, replaced): they go to the delete queue. */
+	readonly abandoned: readonly IntendedShard[];
+	readonly idempotency: Idempotency | null;
+	readonly nowMs: number;
+}
+
+export interface Idempotency {
+	/** Whose key: an API key id, or '' when open. */
+	readonly owner: string;
+	readonly key: string;
+	/** Fingerprint of the request (method, path, headers that matter). */
+	readonly fingerprint: string;
+	readonly uploadId: UploadId;
+	readonly expiresAtMs: number;
+}
+
+/** What `claimIdempotency` found: free (now ours), the same request running or finished, or another request. */
+export type IdempotencyClaim =
+	| { readonly state: 'claimed' }
+	| { readonly state: 'running' }
+	| { readonly state: 'mismatch' }
+	| { readonly state: 'done'; readonly objectId: ObjectId };
+
+export interface WorkerRow {
+	readonly workerId: WorkerId;
+	/** Unique among workers that are not forgotten: worker-3. */
+	readonly name: string;
+	readonly address: string;
+	readonly zone: string;
+	/** Raw Ed25519 public key, 32 bytes, of its receipts. Kept from the first registration; a change is refused. */
+	readonly receiptKey: Buffer;
+	readonly registeredAtMs: number;
+	readonly lastSeenMs: number;
+	readonly bytesTotal: number;
+	readonly bytesUsed: number;
+	readonly shards: number;
+}
+
+/** What `addFindings` and repair know of a shard. */
+export type FindingKind = 'missing' | 'corrupt';
+
+export interface Finding {
+	readonly shardId: ShardId;
+	readonly workerId: WorkerId;
+	readonly kind: FindingKind;
+	readonly detail: string;
+	readonly foundAtMs: number;
+}
+
+export interface RepairItem {
+	readonly objectId: ObjectId;
+	readonly versionId: VersionId;
+	readonly segment: number;
+	readonly encodingId: EncodingId;
+	readonly shardIndex: number;
+	readonly attempts: number;
+	/** Not before. */
+	readonly dueAtMs: number;
+}
+
+/** A rebuilt shard takes the place of what was there (if anything). */
+export interface RepairDone {
+	readonly item: RepairItem;
+	readonly placement: Placement;
+	readonly nowMs: number;
+}
+
+export interface ApiKeyRow {
+	/** Public part: 16 hexadecimal digits, stands in the key and in logs. */
+	readonly keyId: string;
+	/** SHA-256 of the secret part, 32 bytes. */
+	readonly secretHash: Buffer;
+	readonly scope: 'read' | 'write' | 'admin';
+	readonly label: string;
+	readonly createdAtMs: number;
+}
+
+export interface ClusterKeyRow {
+	readonly generation: number;
+	/** Which master key wraps it. */
+	readonly masterKeyId: string;
+	readonly wrapped: Buffer;
+}
+
+export interface ClusterRow {
+	readonly clusterId: ClusterId;
+	readonly createdAtMs: number;
+	/** All generations of the cluster key, oldest first. */
+	readonly keys: readonly ClusterKeyRow[];
+}
+
+export interface ObjectPage {
+	readonly objects: readonly ObjectRow[];
+	/** Pass as `after` for the next page; null at the end. */
+	readonly next: string | null;
+}
+
+export interface MetadataStore {
+	/** The cluster's own row. The first call on an empty store stores `initial` and returns it; later ones return what is there. */
+	initCluster(initial: ClusterRow): Promise<ClusterRow>;
+
+	/** The intent of an upload with its first shards. */
+	begin(intent: { uploadId: UploadId; objectId: ObjectId; shards: readonly IntendedShard[]; expiresAtMs: number }): Promise<void>;
+	/** More shards for an open intent (next segment, replacement). `expired` when it is not open any more. */
+	extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void>;
+	/** `expired` when it is not open any more. */
+	renew(uploadId: UploadId, expiresAtMs: number): Promise<void>;
+	/**
+	 * If the upload's object exists: that (a repeated commit). Else the intent must be open (`expired` otherwise) and is
+	 * deleted in the same transaction that writes object, segments and placements, finishes the idempotency key, queues
+	 * missing shards for repair and abandoned shards for deletion. Objects without segments (inline) need no intent.
+	 */
+	commit(commit: Commit): Promise<ObjectRow>;
+	/** Gives an open intent up: all its shards into the delete queue. No effect when it is not open. Also frees its idempotency key. */
+	abort(uploadId: UploadId, nowMs: number): Promise<void>;
+	/** Aborts up to `limit` open intents that have expired; returns how many. */
+	expireIntents(nowMs: number, limit: number): Promise<number>;
+	intents(limit: number): Promise<readonly IntentRow[]>;
+
+	/** Claims an Idempotency-Key before the upload begins. Expired ones are free. */
+	claimIdempotency(claim: Idempotency, nowMs: number): Promise<IdempotencyClaim>;
+
+	object(objectId: ObjectId): Promise<ObjectRow | null>;
+	/** Object and first segments in one round trip: what a read needs. null when there is no such object. */
+	objectWithSegments(
+		objectId: ObjectId,
+		options: { fromSegment: number; limit: number },
+	): Promise<{ object: ObjectRow; segments: readonly Segment[] } | null>;
+	/** In order of index, at most `limit`. */
+	segments(versionId: VersionId, options: { fromSegment: number; limit: number }): Promise<readonly Segment[]>;
+	/** Newest first, by (createdAtMs, objectId). `after` is `next` of the page before; `invalid` when it is none. */
+	list(options: { limit: number; after: string | null }): Promise<ObjectPage>;
+	/** Removes the object; its shards go to the delete queue in the same transaction. False when there was none. */
+	deleteObject(objectId: ObjectId, nowMs: number): Promise<boolean>;
+
+	/** Shards to delete on one worker, oldest first. */
+	deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]>;
+	/** The worker has deleted them (or never had them). */
+	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[]): Promise<void>;
+	/** Counts of the queues, for metrics and tests. */
+	counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }>;
+
+	/** Reports what a read, scrub or audit saw. The shard's placement is kept and marked; the shard is queued for repair. Unknown shard ids are ignored. */
+	addFindings(findings: readonly Finding[]): Promise<void>;
+	/** Open findings of an object's shards, for `explain`. */
+	findings(versionId: VersionId): Promise<readonly Finding[]>;
+	/** Due items, fewest spare shards first, then oldest. */
+	repairs(options: { nowMs: number; limit: number }): Promise<readonly RepairItem[]>;
+	/** Not now: try again at `dueAtMs`, attempts + 1. */
+	deferRepair(item: RepairItem, dueAtMs: number): Promise<void>;
+	/**
+	 * The rebuilt shard is placed: replaces the old placement of that index (which goes to the delete queue), removes
+	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile (the new shard goes to the delete queue then).
+	 * The new shard must have been named by `begin` under its own upload id, which this closes.
+	 */
+	repairDone(done: RepairDone, uploadId: UploadId): Promise<void>;
+
+	/** Inserts or updates. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
+	saveWorker(worker: WorkerRow): Promise<void>;
+	workers(): Promise<readonly WorkerRow[]>;
+
+	addApiKey(key: ApiKeyRow): Promise<void>;
+	apiKeys(): Promise<readonly ApiKeyRow[]>;
+	/** False when there was none. */
+	removeApiKey(keyId: string): Promise<boolean>;
+
+	/** Waits for what is under way, then closes. */
+	close(): Promise<void>;
+}

@@ -1,0 +1,54 @@
+/**
+ * ShardStore: the port behind which a worker keeps its shards. Adapters: store-disk, store-memory; both pass
+ * store.contract.ts.
+ *
+ * A shard is a run of cells followed, at the next multiple of 4 KiB, by one trailer (core/codec/trailer.ts). It is
+ * whole and durable or it is not there.
+ */
+
+import type { ShardId } from '../core/ids.ts';
+
+export interface ShardWriter {
+	/** Appends. The view stays the caller's after `done`; an error means the shard can only be aborted. One write at a time. */
+	write(bytes: Buffer, done: (error: Error | null) => void): void;
+	/**
+	 * Appends the trailer and makes the shard durable: fsync, rename, fsync of the folder. `exists` when the id is
+	 * taken, `expired` when the put's deadline has passed before the rename (nothing is left then).
+	 */
+	commit(trailer: Buffer): Promise<void>;
+	/** Removes what was written. Idempotent; no effect after commit. */
+	abort(): Promise<void>;
+}
+
+export interface ShardReader {
+	/** Bytes of cells. */
+	readonly cellsBytes: number;
+	/** Fills `into` from `offset`; an error when the file is shorter. */
+	read(offset: number, into: Buffer, done: (error: Error | null) => void): void;
+	close(): void;
+}
+
+export interface StoreStats {
+	readonly bytesTotal: number;
+	readonly bytesFree: number;
+	readonly bytesUsed: number;
+	readonly shards: number;
+}
+
+export interface ShardStore {
+	/**
+	 * Room for `maxBytes` of cells and a trailer. `exhausted` when it would eat into the reserve, `unavailable` when the
+	 * volume is offline (its sentinel is missing). `deadlineMs` counts from now.
+	 */
+	create(options: { shardId: ShardId; maxBytes: number; deadlineMs: number }): Promise<ShardWriter>;
+	/** For reading cells. `not_found`; `unavailable` when the volume is offline: never `not_found` then; `corrupt` when there is no whole trailer. */
+	open(shardId: ShardId): Promise<ShardReader>;
+	/** The trailer's bytes, checked by its own checksum only (`corrupt` otherwise). */
+	trailer(shardId: ShardId): Promise<Buffer>;
+	/** Moves to trash. Unknown ids are fine. Durable when it resolves. */
+	delete(shardIds: readonly ShardId[]): Promise<void>;
+	/** Sorted ids after `after` (or from the start), at most `limit`. */
+	list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]>;
+	stats(): Promise<StoreStats>;
+	close(): Promise<void>;
+}
