@@ -61,10 +61,13 @@ export const INTENT_RENEW_MS = 30_000;
 
 /** A worker that has not accepted a put after this is replaced, or left out. */
 export const PUT_ACCEPT_MS = 1_000;
-/** A worker whose row is still on its way this long after the quorum's is left out. */
-export const PUT_STRAGGLER_MS = 3_000;
-/** How long after the quorum's receipts the writer still waits for the rest. */
-export const PUT_FINISH_STRAGGLER_MS = 5_000;
+/**
+ * A worker that is this much behind the quorum, with a row or with its receipt, is left out. Where the quorum itself
+ * took longer (a loaded machine), the rest get as long again.
+ */
+export const PUT_STRAGGLER_MS = 2_000;
+/** Other workers that may take over one shard of one segment. */
+export const PUT_REPLACEMENTS = 2;
 /** A put as a whole: after this the worker refuses to rename. */
 export const PUT_DEADLINE_MS = 10 * 60_000;
 

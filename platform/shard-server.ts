@@ -1,0 +1,348 @@
+/**
+ * The server of distro.v1.ShardService on the gRPC wire over mTLS HTTP/2: turns streams into calls of `ShardHandlers`.
+ * It knows nothing of disks; worker/service.ts is behind it. Who the peer is stands in its certificate only.
+ */
+
+import http2 from 'node:http2';
+import type tls from 'node:tls';
+import { asDistroError, DistroError } from '../core/errors.ts';
+import { idBytes, idFromBytes, type ShardId } from '../core/ids.ts';
+import { IDLE_TRANSFER_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import type { Receipt } from '../core/model/receipt.ts';
+import type { ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
+import {
+	DeleteRequest,
+	DeleteResponse,
+	GetRequest,
+	PutHeader,
+	PutResponse,
+	StatRequest,
+	StatResponse,
+} from '../proto/gen/distro/v1/shards.ts';
+import { grpcStatusOf, KIND_METADATA_KEY } from './rpc-errors.ts';
+import {
+	CONNECTION_WINDOW_BYTES,
+	DELETE_PATH,
+	frame,
+	GET_FIELD,
+	GET_PATH,
+	MessageReader,
+	PartReader,
+	PUT_FIELD,
+	PUT_PATH,
+	partPrefix,
+	SESSION_MEMORY_MB,
+	STAT_PATH,
+	STREAM_WINDOW_BYTES,
+} from './shard-wire.ts';
+
+const REQUEST_MAX_BYTES = 1024 * 1024;
+const MAX_STREAMS = 1000;
+
+/** One shard coming in. */
+export interface IncomingShard {
+	/** Takes a view, which it may keep while it waits; false: no more before `resume` was called. */
+	bytes(chunk: Buffer): boolean;
+	/** The trailer has come: resolves to the receipt when the shard is durable. */
+	finish(trailer: Buffer): Promise<Receipt>;
+	/** The sender gave up or broke off. Idempotent; no effect after `finish` resolved. */
+	abort(reason: string): void;
+}
+
+/** One shard going out. All calls after the peer left do nothing. */
+export interface OutgoingShard {
+	leaves(leaves: Buffer): void;
+	/** `sent` is called exactly once, when the bytes are no longer needed; with false when the peer has left. */
+	data(bytes: Buffer, sent: (alive: boolean) => void): void;
+	end(): void;
+	fail(error: DistroError): void;
+	/** The peer has left. */
+	onGone: () => void;
+}
+
+export interface ShardHandlers {
+	/** Throws `denied` when this peer may not call. `peer` is the URI name of its certificate. */
+	authorize(peer: tls.PeerCertificate): void;
+	/** Starts a put. `accepted` is called when there is room; a failure before or after goes to `failed`. */
+	put(
+		request: ShardPutRequest,
+		flow: { accepted(): void; resume(): void; failed(error: DistroError): void },
+	): IncomingShard;
+	get(request: ShardGetRequest, out: OutgoingShard): void;
+	delete(shardIds: readonly ShardId[]): Promise<void>;
+	stat(shardId: ShardId): Promise<Buffer>;
+}
+
+export interface ShardServerOptions {
+	readonly tls: tls.SecureContextOptions & tls.TlsOptions;
+	readonly handlers: ShardHandlers;
+	/** Called for each finished call: method name, status kind or 'ok'. */
+	readonly observe?: (method: string, outcome: string) => void;
+}
+
+/** The caller listens and closes. */
+export function createShardServer(options: ShardServerOptions): http2.Http2SecureServer {
+	const { handlers } = options;
+	const server = http2.createSecureServer({
+		...options.tls,
+		requestCert: true,
+		rejectUnauthorized: true,
+		allowHTTP1: false,
+		maxSessionMemory: SESSION_MEMORY_MB,
+		settings: { initialWindowSize: STREAM_WINDOW_BYTES, maxConcurrentStreams: MAX_STREAMS },
+	});
+	const verdicts = new WeakMap<http2.Http2Session, DistroError | 'ok'>();
+	server.on('secureConnection', (socket) => socket.setNoDelay(true));
+	server.on('session', (session) => {
+		session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
+		try {
+			handlers.authorize((session.socket as tls.TLSSocket).getPeerCertificate());
+			verdicts.set(session, 'ok');
+		} catch (error) {
+			verdicts.set(session, asDistroError(error));
+		}
+		session.on('error', () => session.destroy());
+	});
+	server.on('stream', (stream, headers) => {
+		const path = headers[':path'] ?? '';
+		const call = new Call(stream, path, options.observe);
+		const verdict = stream.session === undefined ? undefined : verdicts.get(stream.session);
+		if (verdict !== 'ok') call.fail(verdict ?? new DistroError('denied', 'not authorized'));
+		else if (path === PUT_PATH) servePut(call, handlers);
+		else if (path === GET_PATH) serveGet(call, handlers);
+		else if (path === DELETE_PATH) {
+			serveUnary(call, async (bytes) => {
+				await handlers.delete(DeleteRequest.decode(bytes).shardIds.map((id) => idFromBytes<ShardId>(id)));
+				return DeleteResponse.encode({}).finish();
+			});
+		} else if (path === STAT_PATH) {
+			serveUnary(call, async (bytes) => {
+				const trailer = await handlers.stat(idFromBytes<ShardId>(StatRequest.decode(bytes).shardId));
+				return StatResponse.encode({ trailer }).finish();
+			});
+		} else call.fail(new DistroError('unsupported', `no method ${path}`));
+	});
+	return server;
+}
+
+/** One call's life: headers once, status once. */
+class Call {
+	readonly stream: http2.ServerHttp2Stream;
+	readonly #method: string;
+	readonly #observe: ShardServerOptions['observe'];
+	#over = false;
+
+	constructor(stream: http2.ServerHttp2Stream, path: string, observe: ShardServerOptions['observe']) {
+		this.stream = stream;
+		this.#method = path.slice(path.lastIndexOf('/') + 1);
+		this.#observe = observe;
+		stream.on('error', () => this.#finished('canceled'));
+		stream.on('close', () => this.#finished('canceled'));
+	}
+
+	get over(): boolean {
+		return this.#over;
+	}
+
+	/** Sends the headers if they have not gone: "accepted". */
+	respond(): void {
+		if (this.#over || this.stream.headersSent || this.stream.destroyed) return;
+		this.stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
+		this.stream.on('wantTrailers', () => this.stream.sendTrailers({ 'grpc-status': '0' }));
+	}
+
+	/** Ends the call with one message or, without, after what was written. */
+	ok(message?: Uint8Array): void {
+		if (this.#over || this.stream.destroyed) return;
+		this.respond();
+		this.#finished('ok');
+		if (message === undefined) this.stream.end();
+		else this.stream.end(frame(message));
+	}
+
+	fail(error: DistroError): void {
+		if (this.#over || this.stream.destroyed) return;
+		this.#finished(error.kind);
+		const trailers = {
+			'grpc-status': String(grpcStatusOf(error.kind)),
+			'grpc-message': encodeURIComponent(error.message),
+			[KIND_METADATA_KEY]: error.kind,
+		};
+		if (this.stream.headersSent) {
+			this.stream.removeAllListeners('wantTrailers');
+			this.stream.on('wantTrailers', () => this.stream.sendTrailers(trailers));
+			this.stream.end();
+		} else {
+			this.stream.respond(
+				{ ':status': 200, 'content-type': 'application/grpc', ...trailers },
+				{ endStream: true },
+			);
+		}
+		// What the peer still sends is not wanted: tell it so instead of reading it.
+		this.stream.resume();
+		this.stream.close(http2.constants.NGHTTP2_NO_ERROR);
+	}
+
+	#finished(outcome: string): void {
+		if (this.#over) return;
+		this.#over = true;
+		this.#observe?.(this.#method, outcome);
+	}
+}
+
+function serveUnary(call: Call, answer: (request: Buffer) => Promise<Uint8Array>): void {
+	const reader = new MessageReader(REQUEST_MAX_BYTES);
+	call.stream.on('data', (chunk: Buffer) => {
+		try {
+			reader.push(chunk);
+		} catch (error) {
+			call.fail(asDistroError(error));
+		}
+	});
+	call.stream.setTimeout(IDLE_TRANSFER_MS, () => call.fail(new DistroError('timeout', 'the call was idle')));
+	call.stream.on('end', async () => {
+		if (call.over) return;
+		try {
+			call.ok(await answer(reader.message() ?? Buffer.alloc(0)));
+		} catch (error) {
+			call.fail(asDistroError(error));
+		}
+	});
+}
+
+function servePut(call: Call, handlers: ShardHandlers): void {
+	const { stream } = call;
+	let shard: IncomingShard | null = null;
+	let finishing = false;
+	const fail = (error: DistroError) => {
+		shard?.abort(error.message);
+		call.fail(error);
+	};
+	const reader = new PartReader({
+		streamedField: PUT_FIELD.cell,
+		maxPartBytes: TRAILER_MAX_BYTES,
+		events: {
+			bytes: (chunk) => {
+				if (shard === null) throw new DistroError('invalid', 'a cell before the header');
+				if (finishing) throw new DistroError('invalid', 'a cell after the trailer');
+				if (!shard.bytes(chunk)) stream.pause();
+			},
+			part: (field, payload) => {
+				if (field === PUT_FIELD.header && shard === null) {
+					const header = PutHeader.decode(payload);
+					shard = handlers.put(
+						{
+							shardId: idFromBytes<ShardId>(header.shardId),
+							cellBytes: header.cellBytes,
+							maxBytes: header.maxBytes,
+							deadlineMs: header.deadlineMs,
+						},
+						{ accepted: () => call.respond(), resume: () => stream.resume(), failed: (error) => fail(error) },
+					);
+				} else if (field === PUT_FIELD.trailer && shard !== null && !finishing) {
+					finishing = true;
+					shard.finish(payload).then(
+						(receipt) => call.ok(PutResponse.encode(responseOf(receipt)).finish()),
+						(error) => fail(asDistroError(error)),
+					);
+				} else throw new DistroError('invalid', 'parts of a put come as header, cells, trailer');
+			},
+		},
+	});
+	stream.on('data', (chunk: Buffer) => {
+		if (call.over) return;
+		try {
+			reader.push(chunk);
+		} catch (error) {
+			fail(asDistroError(error));
+		}
+	});
+	// A stream that was cancelled or whose sender was killed may end normally: only the trailer commits.
+	stream.on('end', () => {
+		if (!finishing && !call.over) fail(new DistroError('canceled', 'the stream ended before the trailer'));
+	});
+	stream.on('close', () => shard?.abort('the sender has left'));
+	stream.setTimeout(IDLE_TRANSFER_MS, () => {
+		if (!finishing && !call.over) fail(new DistroError('timeout', 'no byte came for too long'));
+	});
+}
+
+function responseOf(receipt: Receipt): PutResponse {
+	return {
+		workerId: idBytes(receipt.workerId),
+		shardId: idBytes(receipt.shardId),
+		root: receipt.root,
+		cellsBytes: receipt.cellsBytes,
+		timeMs: receipt.timeMs,
+		signature: receipt.signature,
+	};
+}
+
+function serveGet(call: Call, handlers: ShardHandlers): void {
+	const { stream } = call;
+	const reader = new MessageReader(REQUEST_MAX_BYTES);
+	const out: OutgoingShard = {
+		leaves: (leaves) => {
+			if (call.over || stream.destroyed) return;
+			call.respond();
+			stream.write(partPrefix(GET_FIELD.leaves, leaves.length));
+			stream.write(leaves);
+		},
+		data: (bytes, sent) => {
+			if (call.over || stream.destroyed) {
+				process.nextTick(sent, false);
+				return;
+			}
+			call.respond();
+			let told = false;
+			const tell = (alive: boolean) => {
+				if (told) return;
+				told = true;
+				stream.off('close', onClose);
+				sent(alive);
+			};
+			const onClose = () => tell(false);
+			stream.once('close', onClose);
+			stream.cork();
+			stream.write(partPrefix(GET_FIELD.data, bytes.length));
+			stream.write(bytes, (error) => tell(error === null || error === undefined));
+			process.nextTick(uncork, stream);
+		},
+		end: () => call.ok(),
+		fail: (error) => call.fail(error),
+		onGone: () => {},
+	};
+	stream.on('close', () => out.onGone());
+	// A reader that takes nothing for too long loses the buffers that are kept for it.
+	stream.setTimeout(IDLE_TRANSFER_MS, () => {
+		if (!call.over) stream.close(http2.constants.NGHTTP2_CANCEL);
+	});
+	stream.on('data', (chunk: Buffer) => {
+		try {
+			reader.push(chunk);
+		} catch (error) {
+			call.fail(asDistroError(error));
+		}
+	});
+	stream.on('end', () => {
+		if (call.over) return;
+		try {
+			const request = GetRequest.decode(reader.message() ?? Buffer.alloc(0));
+			handlers.get(
+				{
+					shardId: idFromBytes<ShardId>(request.shardId),
+					offset: request.offset,
+					length: request.length,
+					wantLeaves: request.wantLeaves,
+				},
+				out,
+			);
+		} catch (error) {
+			call.fail(asDistroError(error));
+		}
+	});
+}
+
+function uncork(stream: http2.ServerHttp2Stream): void {
+	stream.uncork();
+}

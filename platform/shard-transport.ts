@@ -1,0 +1,452 @@
+/**
+ * ShardTransport over mTLS HTTP/2: the client of distro.v1.ShardService, with pooled connections to each worker.
+ *
+ * Several connections a worker, because TLS of one connection is one thread's work on the other side and because one
+ * connection's window bounds what is under way. A connection that fails takes only its own streams with it; the next
+ * call dials again. Nothing is retried here: what failed is placed or read elsewhere by core/transfer.
+ */
+
+import http2 from 'node:http2';
+import tls from 'node:tls';
+import { DistroError } from '../core/errors.ts';
+import { idBytes, idFromBytes, type ShardId, type WorkerId } from '../core/ids.ts';
+import { GET_STALL_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import type {
+	ShardGet,
+	ShardGetEvents,
+	ShardGetRequest,
+	ShardPut,
+	ShardPutEvents,
+	ShardPutRequest,
+	ShardTransport,
+	WorkerRef,
+} from '../core/ports.ts';
+import {
+	DeleteRequest,
+	GetRequest,
+	PutHeader,
+	PutResponse,
+	StatRequest,
+	StatResponse,
+} from '../proto/gen/distro/v1/shards.ts';
+import { errorFromStatus, KIND_METADATA_KEY } from './rpc-errors.ts';
+import {
+	CONNECTION_WINDOW_BYTES,
+	DELETE_PATH,
+	frame,
+	GET_FIELD,
+	GET_PATH,
+	MessageReader,
+	PartReader,
+	PUT_FIELD,
+	PUT_PATH,
+	partPrefix,
+	SESSION_MEMORY_MB,
+	STAT_PATH,
+	STREAM_WINDOW_BYTES,
+} from './shard-wire.ts';
+
+const CONNECT_TIMEOUT_MS = 5_000;
+const PING_MS = 10_000;
+const UNARY_MAX_BYTES = 1024 * 1024;
+
+/** TLS for dialling a worker: must check that the peer's certificate is that worker's. */
+export interface WorkerTls {
+	clientTlsOptions(expect: { expectWorker: WorkerId }): tls.ConnectionOptions;
+}
+
+export interface TransportOptions {
+	readonly tls: WorkerTls;
+	/** Connections to each worker. */
+	readonly connections: number;
+}
+
+interface Connection {
+	readonly session: http2.ClientHttp2Session;
+	streams: number;
+	closed: boolean;
+}
+
+export class GrpcShardTransport implements ShardTransport {
+	readonly #options: TransportOptions;
+	readonly #pools = new Map<string, Connection[]>();
+	#closed = false;
+
+	constructor(options: TransportOptions) {
+		this.#options = options;
+	}
+
+	put(worker: WorkerRef, request: ShardPutRequest, events: ShardPutEvents): ShardPut {
+		return new PutStream(this.#open(worker, PUT_PATH), request, events);
+	}
+
+	get(worker: WorkerRef, request: ShardGetRequest, events: ShardGetEvents): ShardGet {
+		return new GetStream(this.#open(worker, GET_PATH), request, events);
+	}
+
+	/** Moves shards to the worker's trash. */
+	async delete(worker: WorkerRef, shardIds: readonly ShardId[], options: { timeoutMs: number }): Promise<void> {
+		const request = DeleteRequest.encode({ shardIds: shardIds.map(idBytes) }).finish();
+		await this.#unary(worker, DELETE_PATH, request, options.timeoutMs);
+	}
+
+	/** The shard's trailer. */
+	async stat(worker: WorkerRef, shardId: ShardId, options: { timeoutMs: number }): Promise<Buffer> {
+		const request = StatRequest.encode({ shardId: idBytes(shardId) }).finish();
+		return StatResponse.decode(await this.#unary(worker, STAT_PATH, request, options.timeoutMs)).trailer as Buffer;
+	}
+
+	close(): void {
+		this.#closed = true;
+		for (const pool of this.#pools.values()) for (const { session } of pool) session.destroy();
+		this.#pools.clear();
+	}
+
+	#unary(worker: WorkerRef, path: string, request: Uint8Array, timeoutMs: number): Promise<Buffer> {
+		return new Promise((resolve, reject) => {
+			const stream = this.#open(worker, path);
+			const reader = new MessageReader(UNARY_MAX_BYTES);
+			watch(stream, {
+				data: (chunk) => reader.push(chunk),
+				end: () => {
+					const message = reader.message();
+					if (message === null) throw new DistroError('unavailable', 'the worker answered nothing');
+					resolve(message);
+				},
+				failed: reject,
+			});
+			stream.setTimeout(timeoutMs, () => {
+				reject(new DistroError('timeout', `no answer from the worker within ${timeoutMs} ms`));
+				stream.close(http2.constants.NGHTTP2_CANCEL);
+			});
+			stream.end(frame(request));
+		});
+	}
+
+	#open(worker: WorkerRef, path: string): http2.ClientHttp2Stream {
+		const connection = this.#connection(worker);
+		const stream = connection.session.request({
+			':method': 'POST',
+			':path': path,
+			'content-type': 'application/grpc',
+			te: 'trailers',
+		});
+		connection.streams++;
+		stream.once('close', () => {
+			connection.streams--;
+		});
+		return stream;
+	}
+
+	#connection(worker: WorkerRef): Connection {
+		if (this.#closed) throw new DistroError('canceled', 'this process is stopping');
+		const key = `${worker.workerId} ${worker.address}`;
+		let pool = this.#pools.get(key);
+		if (pool === undefined) {
+			pool = [];
+			this.#pools.set(key, pool);
+		}
+		let best: Connection | undefined;
+		for (const connection of pool) {
+			if (best === undefined || connection.streams < best.streams) best = connection;
+		}
+		if (best !== undefined && (best.streams === 0 || pool.length >= this.#options.connections)) return best;
+		const connection = this.#dial(worker, () => {
+			const current = this.#pools.get(key);
+			if (current === undefined) return;
+			const at = current.indexOf(connection);
+			if (at >= 0) current.splice(at, 1);
+			if (current.length === 0) this.#pools.delete(key);
+		});
+		pool.push(connection);
+		return connection;
+	}
+
+	#dial(worker: WorkerRef, gone: () => void): Connection {
+		const colon = worker.address.lastIndexOf(':');
+		const socket = tls.connect({
+			...this.#options.tls.clientTlsOptions({ expectWorker: worker.workerId }),
+			host: worker.address.slice(0, colon),
+			port: Number(worker.address.slice(colon + 1)),
+			ALPNProtocols: ['h2'],
+		});
+		socket.setNoDelay(true);
+		const session = http2.connect(`https://${worker.address}`, {
+			createConnection: () => socket,
+			settings: { initialWindowSize: STREAM_WINDOW_BYTES, enablePush: false },
+			maxSessionMemory: SESSION_MEMORY_MB,
+		});
+		const connection: Connection = { session, streams: 0, closed: false };
+		const leave = () => {
+			if (connection.closed) return;
+			connection.closed = true;
+			clearTimeout(connectTimer);
+			clearInterval(pinger);
+			gone();
+		};
+		const connectTimer = setTimeout(
+			() => session.destroy(new DistroError('timeout', `no connection to ${worker.address} in time`)),
+			CONNECT_TIMEOUT_MS,
+		);
+		connectTimer.unref();
+		let unanswered = false;
+		// A peer that vanished without closing (power, network) shows only by its silence.
+		const pinger = setInterval(() => {
+			if (session.connecting || session.destroyed) return;
+			if (unanswered && connection.streams > 0) {
+				session.destroy(new DistroError('timeout', `${worker.address} does not answer`));
+				return;
+			}
+			unanswered = true;
+			session.ping((error) => {
+				if (error === null) unanswered = false;
+			});
+		}, PING_MS);
+		pinger.unref();
+		session.once('connect', () => {
+			clearTimeout(connectTimer);
+			session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
+		});
+		session.on('error', leave);
+		session.on('goaway', leave);
+		session.on('close', leave);
+		session.unref();
+		return connection;
+	}
+}
+
+/** Follows one call to its end: exactly one of `end` (status OK) and `failed` is called, at most once. */
+function watch(
+	stream: http2.ClientHttp2Stream,
+	call: {
+		accepted?: () => void;
+		data: (chunk: Buffer) => void;
+		end: () => void;
+		failed: (error: DistroError) => void;
+	},
+): void {
+	let settled = false;
+	let status: DistroError | 'ok' | null = null;
+	const fail = (error: DistroError) => {
+		if (settled) return;
+		settled = true;
+		call.failed(error);
+	};
+	const guarded = (step: () => void) => {
+		try {
+			step();
+		} catch (error) {
+			fail(error instanceof DistroError ? error : new DistroError('internal', String(error), { cause: error }));
+			stream.close(http2.constants.NGHTTP2_CANCEL);
+		}
+	};
+	stream.on('response', (headers) => {
+		if (headers[':status'] !== 200) status = new DistroError('unavailable', `HTTP status ${headers[':status']}`);
+		else if (headers['grpc-status'] !== undefined) status = statusOf(headers);
+		else call.accepted?.();
+	});
+	stream.on('trailers', (headers) => {
+		status = statusOf(headers);
+	});
+	stream.on('data', (chunk: Buffer) => {
+		if (!settled) guarded(() => call.data(chunk));
+	});
+	stream.on('end', () => {
+		if (settled) return;
+		if (status === 'ok') {
+			guarded(() => call.end());
+			settled = true;
+		}
+	});
+	let failure: Error | null = null;
+	stream.on('error', (error) => {
+		failure = error;
+	});
+	stream.on('close', () => {
+		if (settled) return;
+		if (status instanceof DistroError) fail(status);
+		else {
+			const because = failure === null ? '' : `: ${failure.message}`;
+			fail(new DistroError('unavailable', `the connection to the worker broke${because}`, { cause: failure }));
+		}
+	});
+}
+
+function statusOf(headers: http2.IncomingHttpHeaders): DistroError | 'ok' {
+	const code = Number(headers['grpc-status'] ?? Number.NaN);
+	if (code === 0) return 'ok';
+	const kind = headers[KIND_METADATA_KEY];
+	return errorFromStatus({
+		code: Number.isInteger(code) ? code : 2,
+		message: decodeURIComponent(String(headers['grpc-message'] ?? '')),
+		kind: typeof kind === 'string' ? kind : undefined,
+	});
+}
+
+class PutStream implements ShardPut {
+	readonly #stream: http2.ClientHttp2Stream;
+	/** Of the cells on their way, in order. node:http2 forgets a write's callback when it is destroyed before it connects. */
+	#dones: (() => void)[] = [];
+	#over = false;
+
+	constructor(stream: http2.ClientHttp2Stream, request: ShardPutRequest, events: ShardPutEvents) {
+		this.#stream = stream;
+		stream.once('close', () => {
+			const dones = this.#dones;
+			this.#dones = [];
+			for (const done of dones) done();
+		});
+		const reader = new MessageReader(UNARY_MAX_BYTES);
+		watch(stream, {
+			accepted: () => {
+				if (!this.#over) events.accepted();
+			},
+			data: (chunk) => reader.push(chunk),
+			end: () => {
+				if (this.#over) return;
+				const message = reader.message();
+				if (message === null) throw new DistroError('unavailable', 'the worker sent no receipt');
+				this.#over = true;
+				events.receipt(receiptOf(PutResponse.decode(message)));
+			},
+			failed: (error) => {
+				if (this.#over) return;
+				this.#over = true;
+				events.failed(error);
+			},
+		});
+		const header = PutHeader.encode({
+			shardId: idBytes(request.shardId),
+			cellBytes: request.cellBytes,
+			maxBytes: request.maxBytes,
+			deadlineMs: request.deadlineMs,
+		}).finish();
+		stream.cork();
+		stream.write(partPrefix(PUT_FIELD.header, header.length));
+		stream.write(header);
+		process.nextTick(uncork, stream);
+	}
+
+	write(cell: Buffer, done: () => void): void {
+		const stream = this.#stream;
+		if (this.#over || stream.destroyed) {
+			process.nextTick(done);
+			return;
+		}
+		stream.cork();
+		stream.write(partPrefix(PUT_FIELD.cell, cell.length));
+		this.#dones.push(done);
+		stream.write(cell, this.#written);
+		process.nextTick(uncork, stream);
+	}
+
+	readonly #written = (): void => {
+		this.#dones.shift()?.();
+	};
+
+	finish(trailer: Buffer): void {
+		if (this.#over || this.#stream.destroyed) return;
+		this.#stream.cork();
+		this.#stream.write(partPrefix(PUT_FIELD.trailer, trailer.length));
+		this.#stream.end(trailer);
+		process.nextTick(uncork, this.#stream);
+	}
+
+	abort(_reason: string): void {
+		if (this.#over) return;
+		this.#over = true;
+		this.#stream.close(http2.constants.NGHTTP2_CANCEL);
+		// Releases the writes that flow control still holds: their `done` must be called.
+		this.#stream.destroy();
+	}
+}
+
+function uncork(stream: http2.ClientHttp2Stream): void {
+	stream.uncork();
+}
+
+function receiptOf(response: PutResponse) {
+	return {
+		workerId: idFromBytes<WorkerId>(response.workerId),
+		shardId: idFromBytes<ShardId>(response.shardId),
+		root: Buffer.from(response.root),
+		cellsBytes: response.cellsBytes,
+		timeMs: response.timeMs,
+		signature: Buffer.from(response.signature),
+	};
+}
+
+class GetStream implements ShardGet {
+	readonly #stream: http2.ClientHttp2Stream;
+	#over = false;
+
+	constructor(stream: http2.ClientHttp2Stream, request: ShardGetRequest, events: ShardGetEvents) {
+		this.#stream = stream;
+		let restBytes = request.length;
+		const fail = (error: DistroError) => {
+			if (this.#over) return;
+			this.#over = true;
+			events.failed(error);
+		};
+		const reader = new PartReader({
+			streamedField: GET_FIELD.data,
+			maxPartBytes: TRAILER_MAX_BYTES,
+			events: {
+				bytes: (chunk) => {
+					if (this.#over) return;
+					restBytes -= chunk.length;
+					if (restBytes < 0) throw new DistroError('corrupt', 'the worker sent more than was asked for');
+					events.data(chunk);
+					// The end is told with the last byte: the status that follows can't make these bytes wrong.
+					if (restBytes === 0 && !this.#over) {
+						this.#over = true;
+						events.end();
+					}
+				},
+				part: (field, payload) => {
+					if (this.#over) return;
+					if (field !== GET_FIELD.leaves) throw new DistroError('invalid', 'an unknown part from the worker');
+					events.leaves(payload);
+				},
+			},
+		});
+		watch(stream, {
+			data: (chunk) => reader.push(chunk),
+			end: () => {
+				if (restBytes > 0) throw new DistroError('corrupt', 'the shard is shorter than it must be');
+			},
+			failed: fail,
+		});
+		stream.setTimeout(GET_STALL_MS, () => {
+			if (this.#over || stream.isPaused()) return;
+			fail(new DistroError('timeout', `the worker sent nothing for ${GET_STALL_MS} ms`));
+			stream.close(http2.constants.NGHTTP2_CANCEL);
+		});
+		stream.end(
+			frame(
+				GetRequest.encode({
+					shardId: idBytes(request.shardId),
+					offset: request.offset,
+					length: request.length,
+					wantLeaves: request.wantLeaves,
+				}).finish(),
+			),
+		);
+	}
+
+	pause(): void {
+		this.#stream.pause();
+	}
+
+	resume(): void {
+		this.#stream.resume();
+	}
+
+	abort(_reason: string): void {
+		if (this.#over) return;
+		this.#over = true;
+		this.#stream.close(http2.constants.NGHTTP2_CANCEL);
+		// Without a reader the rest would sit in the stream's buffer.
+		this.#stream.resume();
+	}
+}
