@@ -76,6 +76,13 @@ interface Row {
 	readonly release: () => void;
 }
 
+interface Ending {
+	readonly end: ScatterEnd;
+	readonly roots: Buffer;
+	readonly startedAtMs: number;
+	quorumAtMs: number | null;
+}
+
 interface Shard {
 	readonly index: number;
 	target: ScatterTarget | null;
@@ -99,8 +106,7 @@ export class Scatter {
 	#releasedRows = 0;
 	#coding = 0;
 	readonly #abandoned: { shardId: ShardId; workerId: WorkerId }[] = [];
-	#end: { readonly end: ScatterEnd; readonly roots: Buffer; readonly startedAtMs: number; quorumAtMs: number | null } | null =
-		null;
+	#end: Ending | null = null;
 	#resolve: ((result: ScatterResult) => void) | null = null;
 	#reject: ((error: DistroError) => void) | null = null;
 	#over = false;
@@ -289,7 +295,7 @@ export class Scatter {
 	}
 
 	#sendTrailer(shard: Shard): void {
-		const { end, roots } = this.#end as NonNullable<typeof this.#end>;
+		const { end, roots } = this.#end as Ending;
 		const { shardId } = shard.target as ScatterTarget;
 		const root = roots.subarray(shard.index * LEAF_BYTES, (shard.index + 1) * LEAF_BYTES);
 		(shard.put as ShardPut).finish(

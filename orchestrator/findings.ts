@@ -1,0 +1,45 @@
+/**
+ * Shards that proved missing or corrupt: written to the store (which queues their repair) and remembered, so that the
+ * next read does not ask them first. Reports never hold up a read.
+ */
+
+import type { ShardId, WorkerId } from '../core/ids.ts';
+import type { Clock } from '../core/ports.ts';
+import type { FindingKind, MetadataStore } from './store.ts';
+
+/** Remembered at most; the store knows them all. */
+const MAX_REMEMBERED = 10_000;
+
+export class Findings {
+	readonly #store: MetadataStore;
+	readonly #clock: Clock;
+	readonly #onReport: (kind: FindingKind, workerId: WorkerId) => void;
+	readonly #remembered = new Set<ShardId>();
+
+	constructor(deps: { store: MetadataStore; clock: Clock; onReport: (kind: FindingKind, workerId: WorkerId) => void }) {
+		this.#store = deps.store;
+		this.#clock = deps.clock;
+		this.#onReport = deps.onReport;
+	}
+
+	report(finding: { shardId: ShardId; workerId: WorkerId; kind: FindingKind; detail: string }): void {
+		if (this.#remembered.has(finding.shardId)) return;
+		const oldest = this.#remembered.values().next().value;
+		if (this.#remembered.size >= MAX_REMEMBERED && oldest !== undefined) this.#remembered.delete(oldest);
+		this.#remembered.add(finding.shardId);
+		this.#onReport(finding.kind, finding.workerId);
+		this.#store
+			.addFindings([{ ...finding, foundAtMs: this.#clock.nowMs() }])
+			// Not written: the next reader of that shard finds it again.
+			.catch(() => this.#remembered.delete(finding.shardId));
+	}
+
+	has(shardId: ShardId): boolean {
+		return this.#remembered.has(shardId);
+	}
+
+	/** It was rebuilt elsewhere, or is gone for good. */
+	forget(shardId: ShardId): void {
+		this.#remembered.delete(shardId);
+	}
+}

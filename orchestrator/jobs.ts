@@ -1,0 +1,115 @@
+/**
+ * Background work: one shape for every job (a name, one step, how long to wait), run one step at a time, stoppable.
+ * A step's failure is told and the job goes on: nothing here may end the process.
+ */
+
+import { asDistroError, type DistroError } from '../core/errors.ts';
+import type { WorkerId } from '../core/ids.ts';
+import type { Clock } from '../core/ports.ts';
+import type { GrpcShardTransport } from '../platform/shard-transport.ts';
+import type { MetadataStore } from './store.ts';
+import type { WorkerRegistry } from './workers.ts';
+
+export interface Job {
+	readonly name: string;
+	/** One step; answers how many milliseconds to wait before the next (0: at once). */
+	step(signal: AbortSignal): Promise<number>;
+}
+
+export interface RunningJobs {
+	/** No new steps; resolves when those under way have ended. */
+	stop(): Promise<void>;
+}
+
+const AFTER_FAILURE_MS = 5_000;
+
+export function runJobs(
+	jobs: readonly Job[],
+	options: { clock: Clock; onFailed: (job: string, error: DistroError) => void },
+): RunningJobs {
+	const stopping = new AbortController();
+	const loops = jobs.map(async (job) => {
+		while (!stopping.signal.aborted) {
+			let waitMs = AFTER_FAILURE_MS;
+			try {
+				waitMs = await job.step(stopping.signal);
+			} catch (error) {
+				if (!stopping.signal.aborted) options.onFailed(job.name, asDistroError(error));
+			}
+			await pause(options.clock, waitMs, stopping.signal);
+		}
+	});
+	return {
+		stop: async () => {
+			stopping.abort();
+			await Promise.all(loops);
+		},
+	};
+}
+
+function pause(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
+	return new Promise((resolve) => {
+		if (signal.aborted) {
+			resolve();
+			return;
+		}
+		const done = () => {
+			cancel();
+			signal.removeEventListener('abort', done);
+			resolve();
+		};
+		const cancel = clock.schedule(waitMs, done);
+		signal.addEventListener('abort', done);
+	});
+}
+
+const EXPIRE_BATCH = 100;
+const EXPIRE_EVERY_MS = 5_000;
+
+/** Gives up intents whose uploads are gone: their shards go to the delete queue. */
+export function expireIntentsJob(deps: { store: MetadataStore; clock: Clock }): Job {
+	return {
+		name: 'expire-intents',
+		step: async () => {
+			const expired = await deps.store.expireIntents(deps.clock.nowMs(), EXPIRE_BATCH);
+			return expired === EXPIRE_BATCH ? 0 : EXPIRE_EVERY_MS;
+		},
+	};
+}
+
+const DELETE_BATCH = 256;
+const DELETE_EVERY_MS = 1_000;
+const DELETE_TIMEOUT_MS = 30_000;
+
+/** Empties the exact delete queue of each worker that is there; the others' wait until they return. */
+export function deletionsJob(deps: {
+	store: MetadataStore;
+	workers: WorkerRegistry;
+	transport: GrpcShardTransport;
+	onDeleted: (count: number) => void;
+}): Job {
+	const { store, workers, transport } = deps;
+	const deleteOn = async (workerId: WorkerId): Promise<boolean> => {
+		const worker = workers.ref(workerId);
+		if (worker === null) return false;
+		const shardIds = await store.deletions(workerId, DELETE_BATCH);
+		if (shardIds.length === 0) return false;
+		await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS });
+		await store.deletionsDone(workerId, shardIds);
+		deps.onDeleted(shardIds.length);
+		return shardIds.length === DELETE_BATCH;
+	};
+	return {
+		name: 'deletions',
+		step: async () => {
+			const { deletions } = await store.counts();
+			if (deletions === 0) return DELETE_EVERY_MS;
+			const ready = workers.rows().filter(({ state }) => state === 'ready');
+			// One slow worker must not hold up the others' queues.
+			const results = await Promise.allSettled(ready.map(({ row }) => deleteOn(row.workerId)));
+			const failed = results.find((result) => result.status === 'rejected');
+			if (failed !== undefined) throw failed.reason;
+			return results.some((result) => result.status === 'fulfilled' && result.value) ? 0 : DELETE_EVERY_MS;
+		},
+	};
+}

@@ -1,0 +1,213 @@
+/**
+ * Objects as the HTTP layer sees them: begin an upload, open, list, remove, explain. Thin on purpose: uploads and
+ * downloads have files of their own, and what is durable is the store's.
+ */
+
+import { openManifest } from '../core/crypto/seal.ts';
+import { asDistroError, DistroError } from '../core/errors.ts';
+import { newId, type ObjectId, type UploadId } from '../core/ids.ts';
+import {
+	BUDGET_WAIT_MS,
+	CODEC_MAX_M,
+	IDEMPOTENCY_TTL_MS,
+	LARGE_CELL_BYTES,
+	SMALL_CELL_BYTES,
+	SMALL_OBJECT_BYTES,
+	TAG_BYTES,
+	UPLOAD_ROW_SLOTS,
+} from '../core/limits.ts';
+import { segmentHealth, worstHealth } from '../core/model/health.ts';
+import type { Manifest } from '../core/model/manifest.ts';
+import { maxK } from '../core/model/redundancy.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type { MemoryPool } from '../core/ports.ts';
+import { type ReadDeps, readObject, SEGMENT_PAGE } from './download.ts';
+import type { Download, ObjectExplanation, ObjectInfo, Objects, Upload, UploadOptions } from './objects.types.ts';
+import type { Finding, ObjectRow } from './store.ts';
+import { type UploadDeps, type UploadMemory, UploadSession } from './upload.ts';
+
+export interface ObjectsDeps extends UploadDeps, ReadDeps {
+	readonly pool: MemoryPool;
+}
+
+export class ObjectService implements Objects {
+	readonly #deps: ObjectsDeps;
+	readonly #uploads = new Set<UploadSession>();
+
+	constructor(deps: ObjectsDeps) {
+		this.#deps = deps;
+	}
+
+	async beginUpload(options: UploadOptions, signal: AbortSignal): Promise<{ upload: Upload } | { done: ObjectInfo }> {
+		const { store, clock, random } = this.#deps;
+		const uploadId = newId<UploadId>(random);
+		if (options.idempotency !== null) {
+			const nowMs = clock.nowMs();
+			const claim = await store.claimIdempotency(
+				{ ...options.idempotency, uploadId, expiresAtMs: nowMs + IDEMPOTENCY_TTL_MS },
+				nowMs,
+			);
+			if (claim.state === 'done') return { done: await this.info(claim.objectId) };
+			if (claim.state === 'running') {
+				throw new DistroError('conflict', 'a request with this Idempotency-Key is still running: wait for its answer');
+			}
+			if (claim.state === 'mismatch') {
+				throw new DistroError('invalid', 'this Idempotency-Key was used for another request: choose a new one', {
+					reason: 'idempotency_mismatch',
+				});
+			}
+		}
+		try {
+			const memory = await this.#reserve(options.sizeHintBytes, signal);
+			const upload = new UploadSession(this.#deps, options, { memory, uploadId });
+			this.#uploads.add(upload);
+			const forget = () => this.#uploads.delete(upload);
+			upload.result.then(forget, forget);
+			return { upload };
+		} catch (error) {
+			// Frees the idempotency key: this request may come again.
+			if (options.idempotency !== null) await store.abort(uploadId, clock.nowMs());
+			throw asDistroError(error);
+		}
+	}
+
+	/** The whole working set of an upload of at most `sizeHintBytes`; null for what will be inline. */
+	async #reserve(sizeHintBytes: number | null, signal: AbortSignal): Promise<UploadMemory | null> {
+		const { workers, policy, pool, inlineMaxBytes } = this.#deps;
+		if (sizeHintBytes !== null && sizeHintBytes <= inlineMaxBytes && inlineMaxBytes > 0) return null;
+		const small = sizeHintBytes !== null && sizeHintBytes <= SMALL_OBJECT_BYTES;
+		const cellBytes = small ? SMALL_CELL_BYTES : LARGE_CELL_BYTES;
+		const cells =
+			sizeHintBytes === null
+				? Number.POSITIVE_INFINITY
+				: Math.max(1, Math.ceil(sizeHintBytes / (cellBytes - TAG_BYTES)));
+		// Throws `unavailable` or `exhausted` before a byte is read, when nothing safe is possible now.
+		const dataCells = Math.min(cells, maxK(workers.policyWorkers(), policy));
+		const parityCells = dataCells === 1 ? 0 : Math.max(dataCells, CODEC_MAX_M);
+		const slots = Math.min(UPLOAD_ROW_SLOTS, Math.ceil(cells / dataCells));
+		const sizes = new Array(slots).fill((dataCells + parityCells) * cellBytes);
+		const lease = pool.tryAcquire(sizes) ?? (await pool.acquire(sizes, { timeoutMs: BUDGET_WAIT_MS, signal }));
+		return { lease, cellBytes, dataCells, parityCells };
+	}
+
+	/** Uploads under way, for a graceful stop. */
+	get uploading(): number {
+		return this.#uploads.size;
+	}
+
+	abortUploads(reason: string): void {
+		for (const upload of this.#uploads) upload.abort(reason);
+	}
+
+	async info(objectId: ObjectId): Promise<ObjectInfo> {
+		return this.#infoOf(await this.#row(objectId));
+	}
+
+	async #row(objectId: ObjectId): Promise<ObjectRow> {
+		const row = await this.#deps.store.object(objectId);
+		if (row === null) throw notFound(objectId);
+		return row;
+	}
+
+	#infoOf(row: ObjectRow): ObjectInfo {
+		const manifest: Manifest = openManifest(this.#deps.keyring.dataKey(row.versionId, row), row.manifest);
+		return infoFrom(row, manifest);
+	}
+
+	async open(objectId: ObjectId): Promise<Download> {
+		const deps = this.#deps;
+		const found = await deps.store.objectWithSegments(objectId, { fromSegment: 0, limit: SEGMENT_PAGE });
+		if (found === null) throw notFound(objectId);
+		const { object, segments } = found;
+		const dataKey = deps.keyring.dataKey(object.versionId, object);
+		const manifest = openManifest(dataKey, object.manifest);
+		if (manifest.sizeBytes !== object.sizeBytes || manifest.segments !== object.segments) {
+			throw new DistroError('corrupt', 'the metadata of this object is not what was sealed with it');
+		}
+		return {
+			info: infoFrom(object, manifest),
+			read: (options) => readObject(deps, { object, dataKey, segments }, options),
+		};
+	}
+
+	async remove(objectId: ObjectId): Promise<void> {
+		const { store, clock } = this.#deps;
+		if (!(await store.deleteObject(objectId, clock.nowMs()))) throw notFound(objectId);
+	}
+
+	async list(options: { limit: number; cursor: string | null }): Promise<{ objects: ObjectInfo[]; next: string | null }> {
+		const page = await this.#deps.store.list({ limit: options.limit, after: options.cursor });
+		return { objects: page.objects.map((row) => this.#infoOf(row)), next: page.next };
+	}
+
+	async explain(objectId: ObjectId, options: { fromSegment: number; limit: number }): Promise<ObjectExplanation> {
+		const { store } = this.#deps;
+		const object = await this.#row(objectId);
+		const [segments, findings] = await Promise.all([
+			store.segments(object.versionId, options),
+			store.findings(object.versionId),
+		]);
+		const explained = segments.map((segment) => this.#explainSegment(segment, findings));
+		const last = segments.at(-1);
+		const next = last !== undefined && last.index + 1 < object.segments ? last.index + 1 : null;
+		return {
+			object_id: objectId,
+			size: object.sizeBytes,
+			stored: object.inline === null ? 'sharded' : 'inline',
+			health: worstHealth(explained.map(({ health }) => health)),
+			segments: explained,
+			next_segment: next,
+		};
+	}
+
+	#explainSegment(segment: Segment, findings: readonly Finding[]) {
+		const { workers } = this.#deps;
+		const byIndex = new Map(segment.placements.map((placement) => [placement.shardIndex, placement]));
+		const shards = Array.from({ length: segment.n }, (_, index) => {
+			const placement = byIndex.get(index);
+			if (placement === undefined) {
+				const detail = 'was left out when the object was written; repair will add it';
+				return { index, worker: null, worker_state: 'none', shard_id: null, state: 'missing' as const, detail };
+			}
+			const finding = findings.find(({ shardId }) => shardId === placement.shardId);
+			const workerState = workers.state(placement.workerId);
+			const reachable = workerState !== 'lost' && workerState !== 'unknown' && workerState !== 'suspect';
+			return {
+				index,
+				worker: workers.name(placement.workerId),
+				worker_state: workerState,
+				shard_id: placement.shardId,
+				state: finding?.kind ?? (reachable ? ('ok' as const) : ('unreachable' as const)),
+				...(finding === undefined ? {} : { detail: finding.detail }),
+			};
+		});
+		const placed = shards.filter(({ state }) => state === 'ok').length;
+		return {
+			index: segment.index,
+			n: segment.n,
+			k: segment.k,
+			because: segment.because,
+			codec: segment.codec,
+			cell_bytes: segment.cellBytes,
+			cells: segment.cells,
+			health: segmentHealth({ n: segment.n, k: segment.k, placed }),
+			shards,
+		};
+	}
+}
+
+function infoFrom(row: ObjectRow, manifest: Manifest): ObjectInfo {
+	return {
+		objectId: row.objectId,
+		sizeBytes: row.sizeBytes,
+		createdAtMs: row.createdAtMs,
+		etag: row.etag,
+		name: manifest.name,
+		contentType: manifest.contentType,
+		sha256: manifest.sha256,
+	};
+}
+
+function notFound(objectId: ObjectId): DistroError {
+	return new DistroError('not_found', `there is no object ${objectId}`);
+}

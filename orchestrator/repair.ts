@@ -1,0 +1,247 @@
+/**
+ * Repair: rebuilds missing and corrupt shards, one queue item at a time. The simplest repair that is right.
+ *
+ *     due item → intent → Gather (proved) → the missing cells → one put on another worker → same root → repairDone
+ *
+ * It needs no key: it works on ciphertext, every input cell is checked against its leaf, and the rebuilt shard's root
+ * must equal the stored one bit for bit. It doesn't decide what is lost: reads, commits and (later) audits fill the queue.
+ */
+
+import { codecFor } from '../core/codec/erasure-codec.ts';
+import { rows, shardBytes, shardCellLength, shardRows } from '../core/codec/layout.ts';
+import { decodeTrailer, encodeTrailer } from '../core/codec/trailer.ts';
+import { LEAF_BYTES, leafHash, rootOf } from '../core/crypto/digest.ts';
+import { asDistroError, DistroError } from '../core/errors.ts';
+import { type ClusterId, newId, type ShardId, type UploadId, type VersionId } from '../core/ids.ts';
+import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, INTENT_TTL_MS, PUT_DEADLINE_MS } from '../core/limits.ts';
+import { replacement } from '../core/model/placement.ts';
+import type { RedundancyPolicy } from '../core/model/redundancy.ts';
+import type { Receipt } from '../core/model/receipt.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type { Random, ShardPut, WorkerRef } from '../core/ports.ts';
+import { backoffMs } from '../core/retry.ts';
+import { Gather } from '../core/transfer/gather.ts';
+import type { GrpcShardTransport } from '../platform/shard-transport.ts';
+import { type ReadDeps, reportFinding, sourcesOf } from './download.ts';
+import type { RepairItem } from './store.ts';
+
+export interface RepairDeps extends ReadDeps {
+	readonly transport: GrpcShardTransport;
+	readonly clusterId: ClusterId;
+	readonly random: Random;
+	readonly policy: RedundancyPolicy;
+}
+
+const BATCH = 16;
+const RETRY_BASE_MS = 2_000;
+const RETRY_MAX_MS = 10 * 60_000;
+const STAT_TIMEOUT_MS = 5_000;
+
+/** Works off what is due; answers how many shards it rebuilt. Stops between items when `signal` is aborted. */
+export async function repairDue(
+	deps: RepairDeps,
+	options: { signal: AbortSignal; onOutcome: (outcome: 'repaired' | 'deferred', item: RepairItem, error: DistroError | null) => void },
+): Promise<number> {
+	const { store, clock, random } = deps;
+	let repaired = 0;
+	for (const item of await store.repairs({ nowMs: clock.nowMs(), limit: BATCH })) {
+		if (options.signal.aborted) break;
+		try {
+			await repairShard(deps, item, options.signal);
+			repaired++;
+			options.onOutcome('repaired', item, null);
+		} catch (thrown) {
+			const error = asDistroError(thrown);
+			const waitMs = RETRY_BASE_MS + backoffMs(item.attempts, { baseMs: RETRY_BASE_MS, maxMs: RETRY_MAX_MS, random });
+			await store.deferRepair(item, clock.nowMs() + waitMs);
+			options.onOutcome('deferred', item, error);
+		}
+	}
+	return repaired;
+}
+
+async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSignal): Promise<void> {
+	const { store, workers, clock, random } = deps;
+	const [segment] = await store.segments(item.versionId, { fromSegment: item.segment, limit: 1 });
+	if (segment === undefined || segment.index !== item.segment || segment.encodingId !== item.encodingId) {
+		throw new DistroError('conflict', 'the segment is gone or was encoded anew');
+	}
+	const others = segment.placements.filter(({ shardIndex }) => shardIndex !== item.shardIndex);
+	const candidates = workers.policyWorkers().filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));
+	const before = segment.placements.find(({ shardIndex }) => shardIndex === item.shardIndex);
+	const workerId = replacement({
+		holders: others.map((placement) => placement.workerId),
+		candidates: candidates.filter(({ bytesFree }) => bytesFree > shardBytes(segment, item.shardIndex)),
+		policy: deps.policy,
+		m: segment.n - segment.k,
+		// Its own worker may take it again (a rotten file on a sound disk), but not while another will do.
+		avoid: before === undefined ? [] : [before.workerId],
+	});
+	const worker = workerId === null ? null : workers.ref(workerId);
+	if (workerId === null || worker === null) throw new DistroError('unavailable', 'no worker is free to take the shard');
+
+	const uploadId = newId<UploadId>(random);
+	const shardId = newId<ShardId>(random);
+	const expiresAtMs = clock.nowMs() + Math.max(INTENT_TTL_MS, PUT_DEADLINE_MS);
+	await store.begin({ uploadId, objectId: item.objectId, shards: [{ shardId, workerId }], expiresAtMs });
+	try {
+		const template = await templateTrailer(deps, segment);
+		const receipt = await rebuild(deps, {
+			versionId: item.versionId,
+			segment,
+			shardIndex: item.shardIndex, shardId, worker, template, signal });
+		const root = segment.roots.subarray(item.shardIndex * LEAF_BYTES, (item.shardIndex + 1) * LEAF_BYTES);
+		const right =
+			receipt.shardId === shardId &&
+			receipt.workerId === workerId &&
+			receipt.root.equals(root) &&
+			workers.verifyReceipt(receipt);
+		if (!right) throw new DistroError('corrupt', 'the receipt is not for the rebuilt shard');
+		// Closed only after the target shows it afresh.
+		const stored = decodeTrailer(await deps.transport.stat(worker, shardId, { timeoutMs: STAT_TIMEOUT_MS }));
+		if (!stored.root.equals(root)) throw new DistroError('corrupt', 'the target keeps something else than was sent');
+		const placement = { shardIndex: item.shardIndex, workerId, shardId };
+		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId);
+		if (before !== undefined) deps.findings.forget(before.shardId);
+	} catch (error) {
+		await store.abort(uploadId, clock.nowMs());
+		throw error;
+	}
+}
+
+/** End record and recovery record are the same in every shard of a segment: any sound trailer gives them. */
+async function templateTrailer(deps: RepairDeps, segment: Segment): Promise<{ endRecord: Buffer; recovery: Buffer }> {
+	let last: DistroError | null = null;
+	for (const source of sourcesOf(deps, segment)) {
+		try {
+			const trailer = decodeTrailer(
+				await deps.transport.stat(source.worker, source.shardId, { timeoutMs: STAT_TIMEOUT_MS }),
+			);
+			const root = segment.roots.subarray(source.shardIndex * LEAF_BYTES, (source.shardIndex + 1) * LEAF_BYTES);
+			const right =
+				trailer.description.shardId === source.shardId &&
+				trailer.root.equals(root) &&
+				trailer.endRecord.equals(segment.endRecord);
+			if (right) return { endRecord: trailer.endRecord, recovery: trailer.recovery };
+			last = new DistroError('corrupt', `shard ${source.shardId} has a trailer of something else`);
+		} catch (error) {
+			last = asDistroError(error);
+		}
+	}
+	throw last ?? new DistroError('unavailable', 'no worker with a shard of this segment answers');
+}
+
+interface Rebuild {
+	readonly versionId: VersionId;
+	readonly segment: Segment;
+	readonly shardIndex: number;
+	readonly shardId: ShardId;
+	readonly worker: WorkerRef;
+	readonly template: { endRecord: Buffer; recovery: Buffer };
+	readonly signal: AbortSignal;
+}
+
+async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
+	const { segment, shardIndex, shardId, worker, signal } = job;
+	const slotBytes = (segment.k === 1 ? 1 : segment.n) * segment.cellBytes;
+	const lastRow = shardRows(segment, shardIndex) - 1;
+	const slotCount = Math.min(DOWNLOAD_ROW_SLOTS, lastRow + 1);
+	const lease = await deps.pool.acquire(new Array(slotCount).fill(slotBytes), { timeoutMs: BUDGET_WAIT_MS, signal });
+	let cellsOut = 0;
+	let over = false;
+	// Memory goes back when neither the gather nor the put can touch it any more.
+	const releaseWhenQuiet = () => {
+		if (over && cellsOut === 0) lease.release();
+	};
+	try {
+		return await new Promise<Receipt>((resolve, reject) => {
+			const leaves = Buffer.alloc((lastRow + 1) * LEAF_BYTES);
+			const fail = (error: DistroError) => {
+				gather.abort(error.message);
+				put.abort(error.message);
+				reject(error);
+			};
+			const put: ShardPut = deps.transport.put(
+				worker,
+				{
+					shardId,
+					cellBytes: segment.cellBytes,
+					maxBytes: rows(segment) * segment.cellBytes,
+					deadlineMs: PUT_DEADLINE_MS,
+				},
+				{ accepted: () => {}, receipt: resolve, failed: (error) => fail(error) },
+			);
+			const gather = new Gather({
+				transport: deps.transport,
+				clock: deps.clock,
+				codec: codecFor(segment.codec),
+				shape: segment,
+				roots: segment.roots,
+				// The shard itself is what is wrong: it is no source of its own repair.
+				sources: sourcesOf(deps, segment).filter((source) => source.shardIndex !== shardIndex),
+				firstRow: 0,
+				lastRow,
+				wanted: () => [shardIndex],
+				proved: true,
+				slots: lease.slots,
+				hedgeMs: deps.workers.hedgeMs,
+				takes: () => true,
+				onRow: (row) => {
+					const cell = row.cells[shardIndex] as Buffer;
+					leafHash(cell).copy(leaves, row.index * LEAF_BYTES);
+					cellsOut++;
+					put.write(cell.subarray(0, shardCellLength(segment, shardIndex, row.index)), () => {
+						cellsOut--;
+						row.release();
+						releaseWhenQuiet();
+					});
+					return -1;
+				},
+				onEnd: () => {
+					const root = segment.roots.subarray(shardIndex * LEAF_BYTES, (shardIndex + 1) * LEAF_BYTES);
+					if (!rootOf(leaves).equals(root)) {
+						fail(new DistroError('corrupt', 'the rebuilt shard is not the one that was stored'));
+						return;
+					}
+					put.finish(trailerOf(deps, job, { leaves, root }));
+				},
+				onFailed: fail,
+				onFinding: ({ shardId: found, kind, detail }) => reportFinding(deps, segment, { shardId: found, kind, detail }),
+				onWorker: (other, outcome) => {
+					if ('error' in outcome) deps.workers.failed(other.workerId, outcome.error);
+				},
+			});
+			signal.addEventListener('abort', () => fail(new DistroError('canceled', 'this process is stopping')), {
+				once: true,
+			});
+			gather.start();
+		});
+	} finally {
+		over = true;
+		releaseWhenQuiet();
+	}
+}
+
+function trailerOf(deps: RepairDeps, job: Rebuild, tree: { leaves: Buffer; root: Buffer }): Buffer {
+	const { segment, shardIndex, shardId, template } = job;
+	const { codec, k, n, cellBytes, cells, lastCellBytes, sealId, encodingId } = segment;
+	return encodeTrailer({
+		description: {
+			codec,
+			k,
+			n,
+			cellBytes,
+			cells,
+			lastCellBytes,
+			sealId,
+			encodingId,
+			segment: segment.index,
+			clusterId: deps.clusterId,
+			versionId: job.versionId,
+			shardIndex,
+			shardId,
+		},
+		...tree,
+		...template,
+	});
+}

@@ -1,0 +1,87 @@
+/**
+ * The orchestrator's gRPC service for workers: registration and heartbeat streams. Generated messages stop here.
+ *
+ * Who calls is read from the certificate; a message never says it.
+ */
+
+import type { ServerDuplexStream, ServerUnaryCall } from '@grpc/grpc-js';
+import * as grpc from '@grpc/grpc-js';
+import { asDistroError, DistroError } from '../core/errors.ts';
+import { type ClusterId, parseId, type WorkerId } from '../core/ids.ts';
+import { HEARTBEAT_MS } from '../core/limits.ts';
+import { toServiceError } from '../platform/rpc-errors.ts';
+import type { PeerIdentity } from '../platform/tls.ts';
+import {
+	type ClusterServiceServer,
+	ClusterServiceService,
+	type HeartbeatRequest,
+	type HeartbeatResponse,
+} from '../proto/gen/distro/v1/cluster.ts';
+import type { WorkerRegistry } from './workers.ts';
+
+export interface ClusterServiceDeps {
+	readonly clusterId: ClusterId;
+	readonly workers: WorkerRegistry;
+	/** The peer's name, from the certificate of the call's connection. */
+	readonly peerOf: (call: grpc.ServerUnaryCall<unknown, unknown> | ServerDuplexStream<unknown, unknown>) => PeerIdentity;
+	readonly onWorker: (event: 'joined' | 'left', name: string) => void;
+}
+
+const NAME = /^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$/;
+const ADDRESS = /^[^\s:/]+:\d{1,5}$/;
+const ZONE_MAX = 63;
+
+export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps): void {
+	const workerOf = (call: ServerUnaryCall<unknown, unknown> | ServerDuplexStream<unknown, unknown>): WorkerId => {
+		const peer = deps.peerOf(call);
+		if (peer.clusterId !== deps.clusterId || peer.role !== 'worker') {
+			throw new DistroError('denied', 'only workers of this cluster may call this');
+		}
+		return parseId<WorkerId>(peer.id, 'the worker id in the certificate');
+	};
+	const service: ClusterServiceServer = {
+		register: async (call, answer) => {
+			try {
+				const { name, address, zone, receiptKey } = call.request;
+				if (!NAME.test(name)) throw new DistroError('invalid', 'a worker name is lower-case letters, digits and hyphens');
+				if (!ADDRESS.test(address)) throw new DistroError('invalid', 'a worker address is host:port');
+				if (zone.length > ZONE_MAX) throw new DistroError('invalid', `a zone has at most ${ZONE_MAX} characters`);
+				if (receiptKey.length !== 32) throw new DistroError('invalid', 'a receipt key has 32 bytes');
+				const workerId = workerOf(call);
+				await deps.workers.register({ workerId, name, address, zone, receiptKey: Buffer.from(receiptKey) });
+				answer(null, { heartbeatMs: HEARTBEAT_MS });
+			} catch (error) {
+				answer(toServiceError(asDistroError(error)));
+			}
+		},
+		heartbeat: (call: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse>) => {
+			try {
+				const workerId = workerOf(call);
+				const heartbeat = deps.workers.heartbeat(workerId);
+				const name = deps.workers.name(workerId);
+				deps.onWorker('joined', name);
+				let closed = false;
+				const close = () => {
+					if (closed) return;
+					closed = true;
+					heartbeat.closed();
+					deps.onWorker('left', name);
+				};
+				call.on('data', (beat: HeartbeatRequest) => {
+					heartbeat.beat(beat);
+					call.write({});
+				});
+				call.on('end', () => {
+					close();
+					call.end();
+				});
+				call.on('cancelled', close);
+				call.on('error', close);
+				call.on('close', close);
+			} catch (error) {
+				call.emit('error', toServiceError(asDistroError(error)));
+			}
+		},
+	};
+	server.addService(ClusterServiceService, service);
+}

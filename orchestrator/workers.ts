@@ -1,0 +1,232 @@
+/**
+ * What this orchestrator knows of its workers: who they are, whether their heartbeat stream is open, how full and how
+ * fast they are. Policy, placement and reads ask here; the stream handlers (service.ts) and transfers tell it.
+ *
+ * Who a worker is comes from its certificate. The registry believes a worker's word about its own capacity, never about
+ * bytes that it has not proved.
+ */
+
+import type { KeyObject } from 'node:crypto';
+import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
+import { DistroError } from '../core/errors.ts';
+import type { WorkerId } from '../core/ids.ts';
+import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import { type WorkerState, workerState } from '../core/model/health.ts';
+import type { Receipt } from '../core/model/receipt.ts';
+import type { PolicyWorker } from '../core/model/redundancy.ts';
+import type { Clock, WorkerRef } from '../core/ports.ts';
+import type { MetadataStore, WorkerRow } from './store.ts';
+
+/** How long a worker that failed or lagged is passed over while others will do. */
+const PENALTY_MS = 10_000;
+/** Latency that placement sees meanwhile: far off any median. */
+const PENALTY_LATENCY_MS = 60_000;
+/** Rows of workers are written at most this often for their figures' sake. */
+const SAVE_EVERY_MS = 30_000;
+/** First-byte times kept for the hedge's p95. */
+const LATENCY_SAMPLES = 256;
+const EWMA_WEIGHT = 0.1;
+
+export interface WorkerStats {
+	readonly bytesTotal: number;
+	readonly bytesUsed: number;
+	readonly bytesFree: number;
+	readonly shards: number;
+	readonly online: boolean;
+}
+
+interface Entry {
+	row: WorkerRow;
+	ref: WorkerRef;
+	receiptKey: KeyObject;
+	stats: WorkerStats | null;
+	/** Identity of the open stream, or null. */
+	stream: object | null;
+	lastBeatMs: number;
+	savedAtMs: number;
+	latencyMs: number | undefined;
+	penaltyUntilMs: number;
+}
+
+/** One open heartbeat stream. */
+export interface Heartbeat {
+	beat(stats: WorkerStats): void;
+	closed(): void;
+}
+
+export class WorkerRegistry {
+	readonly #store: MetadataStore;
+	readonly #clock: Clock;
+	readonly #workers = new Map<WorkerId, Entry>();
+	readonly #samplesMs: number[] = [];
+	#sampleAt = 0;
+	#hedgeMs = HEDGE_DEFAULT_MS;
+
+	constructor(deps: { store: MetadataStore; clock: Clock }) {
+		this.#store = deps.store;
+		this.#clock = deps.clock;
+	}
+
+	/** The workers of before, all without a stream. */
+	async load(): Promise<void> {
+		for (const row of await this.#store.workers()) this.#set(row);
+	}
+
+	/** Throws `denied` (another receipt key), `exists` (the name is taken) as the store says. */
+	async register(worker: { workerId: WorkerId; name: string; address: string; zone: string; receiptKey: Buffer }): Promise<void> {
+		const nowMs = this.#clock.nowMs();
+		const known = this.#workers.get(worker.workerId);
+		const row: WorkerRow = {
+			bytesTotal: 0,
+			bytesUsed: 0,
+			shards: 0,
+			registeredAtMs: nowMs,
+			...known?.row,
+			...worker,
+			lastSeenMs: nowMs,
+		};
+		await this.#store.saveWorker(row);
+		this.#set(row);
+	}
+
+	/** Throws `not_found` before `register`, `exists` while another stream of that worker is open. */
+	heartbeat(workerId: WorkerId): Heartbeat {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined) throw new DistroError('not_found', 'register first');
+		if (entry.stream !== null) {
+			throw new DistroError('exists', `another process already speaks for ${entry.row.name}: is one worker started twice?`);
+		}
+		const stream = {};
+		entry.stream = stream;
+		entry.lastBeatMs = this.#clock.monotonicMs();
+		entry.penaltyUntilMs = 0;
+		return {
+			beat: (stats) => {
+				if (entry.stream !== stream) return;
+				entry.stats = stats;
+				entry.lastBeatMs = this.#clock.monotonicMs();
+				const nowMs = this.#clock.nowMs();
+				entry.row = { ...entry.row, lastSeenMs: nowMs, bytesTotal: stats.bytesTotal, bytesUsed: stats.bytesUsed, shards: stats.shards };
+				if (nowMs - entry.savedAtMs < SAVE_EVERY_MS) return;
+				entry.savedAtMs = nowMs;
+				// Figures for people; the next beat brings newer ones.
+				this.#store.saveWorker(entry.row).catch(() => {});
+			},
+			closed: () => {
+				if (entry.stream === stream) entry.stream = null;
+			},
+		};
+	}
+
+	#set(row: WorkerRow): void {
+		const known = this.#workers.get(row.workerId);
+		const ref: WorkerRef = { workerId: row.workerId, address: row.address };
+		if (known !== undefined) {
+			known.row = row;
+			known.ref = ref;
+			return;
+		}
+		this.#workers.set(row.workerId, {
+			row,
+			ref,
+			receiptKey: publicKeyFromRaw(row.receiptKey),
+			stats: null,
+			stream: null,
+			lastBeatMs: this.#clock.monotonicMs() - LOST_AFTER_MS,
+			savedAtMs: 0,
+			latencyMs: undefined,
+			penaltyUntilMs: 0,
+		});
+	}
+
+	#state(entry: Entry): WorkerState {
+		const state = workerState({
+			streamOpen: entry.stream !== null,
+			sinceHeartbeatMs: this.#clock.monotonicMs() - entry.lastBeatMs,
+			cordoned: false,
+			draining: false,
+		});
+		return state === 'ready' && entry.stats?.online !== true ? 'suspect' : state;
+	}
+
+	state(workerId: WorkerId): WorkerState | 'unknown' {
+		const entry = this.#workers.get(workerId);
+		return entry === undefined ? 'unknown' : this.#state(entry);
+	}
+
+	/** Ready, and not passed over just now because it failed or lagged. */
+	isGood(workerId: WorkerId): boolean {
+		const entry = this.#workers.get(workerId);
+		return entry !== undefined && this.#state(entry) === 'ready' && entry.penaltyUntilMs <= this.#clock.monotonicMs();
+	}
+
+	ref(workerId: WorkerId): WorkerRef | null {
+		return this.#workers.get(workerId)?.ref ?? null;
+	}
+
+	name(workerId: WorkerId): string {
+		return this.#workers.get(workerId)?.row.name ?? workerId;
+	}
+
+	rows(): readonly { row: WorkerRow; state: WorkerState }[] {
+		return [...this.#workers.values()].map((entry) => ({ row: entry.row, state: this.#state(entry) }));
+	}
+
+	/** As the policy sees them. */
+	policyWorkers(): readonly PolicyWorker[] {
+		const nowMs = this.#clock.monotonicMs();
+		return [...this.#workers.values()].map((entry) => ({
+			workerId: entry.row.workerId,
+			name: entry.row.name,
+			zone: entry.row.zone,
+			state: this.#state(entry),
+			bytesFree: entry.stats?.bytesFree ?? 0,
+			latencyMs: entry.penaltyUntilMs > nowMs ? PENALTY_LATENCY_MS : entry.latencyMs,
+		}));
+	}
+
+	/** Lower is better: what reads rank their sources by. */
+	score(workerId: WorkerId): number {
+		const entry = this.#workers.get(workerId);
+		return entry === undefined ? Number.POSITIVE_INFINITY : (entry.latencyMs ?? 1);
+	}
+
+	/** A read's first byte came after `ms`. */
+	firstByte(workerId: WorkerId, ms: number): void {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined) return;
+		entry.latencyMs = entry.latencyMs === undefined ? ms : entry.latencyMs + EWMA_WEIGHT * (ms - entry.latencyMs);
+		this.#samplesMs[this.#sampleAt % LATENCY_SAMPLES] = ms;
+		if (++this.#sampleAt % LATENCY_SAMPLES !== 0) return;
+		const sorted = this.#samplesMs.toSorted((a, b) => a - b);
+		const p95Ms = sorted[Math.floor(sorted.length * 0.95)] ?? HEDGE_DEFAULT_MS;
+		this.#hedgeMs = Math.min(HEDGE_MAX_MS, Math.max(HEDGE_MIN_MS, 2 * p95Ms));
+	}
+
+	/** It broke a transfer, or lagged: passed over for a while. A refusal for want of room says nothing about its speed. */
+	failed(workerId: WorkerId, error: DistroError): void {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined) return;
+		if (error.kind === 'timeout' || error.kind === 'unavailable') {
+			entry.penaltyUntilMs = this.#clock.monotonicMs() + PENALTY_MS;
+		}
+	}
+
+	/** How far behind the others a worker may be in a read before one more is asked. */
+	get hedgeMs(): number {
+		return this.#hedgeMs;
+	}
+
+	verifyReceipt(receipt: Receipt): boolean {
+		const entry = this.#workers.get(receipt.workerId);
+		return entry !== undefined && verifyReceipt(receipt, entry.receiptKey);
+	}
+
+	/** Whether its stream is closed and has been for so long that its shards count as lost. */
+	isLost(workerId: WorkerId): boolean {
+		return this.state(workerId) === 'lost' || !this.#workers.has(workerId);
+	}
+
+	/** For tests and `explain`: how long a silent worker stays ready. */
+	static readonly suspectAfterMs = SUSPECT_AFTER_MS;
+}
