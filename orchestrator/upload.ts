@@ -515,7 +515,7 @@ export class UploadSession implements Upload {
 				reason: 'digest_mismatch',
 			});
 		}
-		this.#sealedManifest = sealManifest(
+		const sealed = sealManifest(
 			this.#dataKey.key,
 			{
 				name,
@@ -527,7 +527,8 @@ export class UploadSession implements Upload {
 			},
 			this.#deps.random,
 		);
-		return this.#sealedManifest;
+		this.#sealedManifest = sealed;
+		return sealed;
 	}
 
 	async #commit(): Promise<void> {

@@ -12,6 +12,11 @@ import { assert } from '../core/assert.ts';
 import { DistroError } from '../core/errors.ts';
 import type { Clock, MemoryLease, MemoryPool } from '../core/ports.ts';
 
+/** The lib that TypeScript has this in is the browser's. */
+declare const WebAssembly: {
+	Memory: new (pages: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer };
+};
+
 const PAGE_BYTES = 4096;
 const WASM_PAGE_BYTES = 65_536;
 
@@ -39,7 +44,7 @@ export class ArenaPool implements MemoryPool {
 		const pages = Math.ceil(capacityBytes / WASM_PAGE_BYTES);
 		this.capacityBytes = pages * WASM_PAGE_BYTES;
 		const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-		this.#arena = Buffer.from(memory.buffer as ArrayBuffer);
+		this.#arena = Buffer.from(memory.buffer);
 		this.#free = [{ offset: 0, bytes: this.capacityBytes }];
 		this.#clock = options.clock;
 	}
