@@ -1,0 +1,178 @@
+/**
+ * A ShardTransport without a network: workers are maps in memory, and faults are switched on per worker. The twin that
+ * transfer tests and the simulation run on. Everything is delivered asynchronously and in order.
+ */
+
+import { decodeTrailer } from '../../core/codec/trailer.ts';
+import { DistroError } from '../../core/errors.ts';
+import type { ShardId, WorkerId } from '../../core/ids.ts';
+import type {
+	ShardGet,
+	ShardGetEvents,
+	ShardGetRequest,
+	ShardPut,
+	ShardPutEvents,
+	ShardPutRequest,
+	ShardTransport,
+	WorkerRef,
+} from '../../core/ports.ts';
+
+export interface Faults {
+	/** Refuses puts with this. */
+	refusePut?: DistroError;
+	/** Never answers (SIGSTOP). */
+	frozen?: boolean;
+	/** Breaks every stream (SIGKILL). */
+	dead?: boolean;
+	/** Takes rows but never sends a receipt. */
+	noReceipt?: boolean;
+	/** Signs for another root. */
+	wrongReceipt?: boolean;
+	/** Breaks a put after this many cells. */
+	breakAfterCells?: number;
+}
+
+export interface StoredShard {
+	bytes: Buffer;
+	trailer: Buffer;
+}
+
+const CHUNK_BYTES = 16_384;
+
+export class MemoryTransport implements ShardTransport {
+	readonly shards = new Map<WorkerId, Map<ShardId, StoredShard>>();
+	readonly faults = new Map<WorkerId, Faults>();
+	/** Puts and gets under way: must be 0 when all is over. */
+	open = 0;
+	puts = 0;
+	gets = 0;
+
+	faultsOf(workerId: WorkerId): Faults {
+		const known = this.faults.get(workerId);
+		if (known !== undefined) return known;
+		const fresh: Faults = {};
+		this.faults.set(workerId, fresh);
+		return fresh;
+	}
+
+	shardsOf(workerId: WorkerId): Map<ShardId, StoredShard> {
+		let shards = this.shards.get(workerId);
+		if (shards === undefined) {
+			shards = new Map();
+			this.shards.set(workerId, shards);
+		}
+		return shards;
+	}
+
+	put(worker: WorkerRef, request: ShardPutRequest, events: ShardPutEvents): ShardPut {
+		this.puts++;
+		this.open++;
+		const faults = this.faultsOf(worker.workerId);
+		const cells: Buffer[] = [];
+		let over = false;
+		const heldDones: (() => void)[] = [];
+		const end = (tell: () => void) => {
+			if (over) return;
+			over = true;
+			this.open--;
+			for (const done of heldDones.splice(0)) done();
+			tell();
+		};
+		const fail = (error: DistroError) => end(() => events.failed(error));
+		const later = (step: () => void) => setImmediate(() => {
+			if (over) return;
+			if (faults.dead) fail(new DistroError('unavailable', 'the connection broke'));
+			else if (!faults.frozen) step();
+		});
+		later(() => {
+			if (faults.refusePut !== undefined) fail(faults.refusePut);
+			else events.accepted();
+		});
+		return {
+			write: (cell, done) => {
+				if (over) {
+					setImmediate(done);
+					return;
+				}
+				heldDones.push(done);
+				later(() => {
+					cells.push(Buffer.from(cell));
+					if (cells.length === faults.breakAfterCells) fail(new DistroError('unavailable', 'broke half-way'));
+					else heldDones.shift()?.();
+				});
+			},
+			finish: (trailerBytes) => {
+				later(() => {
+					if (faults.noReceipt) return;
+					const trailer = decodeTrailer(trailerBytes);
+					this.shardsOf(worker.workerId).set(request.shardId, { bytes: Buffer.concat(cells), trailer: trailerBytes });
+					const root = faults.wrongReceipt ? Buffer.alloc(32) : trailer.root;
+					const cellsBytes = cells.reduce((sum, cell) => sum + cell.length, 0);
+					const { workerId } = worker;
+					end(() =>
+						events.receipt({ workerId, shardId: request.shardId, root, cellsBytes, timeMs: 0, signature: Buffer.alloc(64) }),
+					);
+				});
+			},
+			abort: () => end(() => {}),
+		};
+	}
+
+	get(worker: WorkerRef, request: ShardGetRequest, events: ShardGetEvents): ShardGet {
+		this.gets++;
+		this.open++;
+		const faults = this.faultsOf(worker.workerId);
+		let over = false;
+		let paused = false;
+		let at = -1;
+		const end = (tell: () => void) => {
+			if (over) return;
+			over = true;
+			this.open--;
+			tell();
+		};
+		const next = () => setImmediate(() => {
+			if (over || paused || faults.frozen) return;
+			if (faults.dead) {
+				end(() => events.failed(new DistroError('unavailable', 'the connection broke')));
+				return;
+			}
+			const shard = this.shardsOf(worker.workerId).get(request.shardId);
+			if (shard === undefined) {
+				end(() => events.failed(new DistroError('not_found', 'no such shard')));
+				return;
+			}
+			if (at < 0) {
+				at = 0;
+				if (request.wantLeaves) events.leaves(decodeTrailer(shard.trailer).leaves);
+				next();
+				return;
+			}
+			const from = request.offset + at;
+			const chunk = shard.bytes.subarray(from, Math.min(from + CHUNK_BYTES, request.offset + request.length));
+			if (chunk.length === 0) {
+				end(() => events.failed(new DistroError('corrupt', 'the shard is shorter than it must be')));
+				return;
+			}
+			at += chunk.length;
+			// A view that is only valid during the call, as the port says.
+			const view = Buffer.from(chunk);
+			events.data(view);
+			view.fill(0xee);
+			if (at === request.length) end(() => events.end());
+			else next();
+		});
+		next();
+		return {
+			pause: () => {
+				paused = true;
+			},
+			resume: () => {
+				if (!paused) return;
+				paused = false;
+				next();
+			},
+			abort: () => end(() => {}),
+		};
+	}
+}
