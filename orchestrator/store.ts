@@ -1,10 +1,13 @@
 /**
- * MetadataStore: the port behind which the orchestrator keeps what it knows. Adapters: store-sqlite (embedded), later
- * store-supabase; both pass store.contract.ts.
+ * MetadataStore: the port behind which the orchestrator keeps what it knows. Adapters: store-sqlite (embedded),
+ * store-memory (tests and simulation), later store-supabase; all pass store.contract.ts. API keys are not here
+ * (api-keys.ts): they change while an orchestrator runs.
  *
  * Every method that changes something is one durable transaction; when it resolves the change survives a power cut.
  * Concurrent calls may share one transaction (group commit), and one call's refusal never harms another's. Rows are
- * one per segment and per shard; no row grows with an object. All times come from the caller as `nowMs`.
+ * one per segment and per shard; no row grows with an object. All times come from the caller as `nowMs`. Calls take effect
+ * in the order in which they were made; a read that was made after a write was answered sees it. What may be asked
+ * again after a lost answer (begin, commit, abort, repairDone, the queues) gives the same result.
  */
 
 import type { ClusterId, EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
@@ -113,16 +116,6 @@ export interface RepairDone {
 	readonly nowMs: number;
 }
 
-export interface ApiKeyRow {
-	/** Public part: 16 hexadecimal digits, stands in the key and in logs. */
-	readonly keyId: string;
-	/** SHA-256 of the secret part, 32 bytes. */
-	readonly secretHash: Buffer;
-	readonly scope: 'read' | 'write' | 'admin';
-	readonly label: string;
-	readonly createdAtMs: number;
-}
-
 export interface ClusterKeyRow {
 	readonly generation: number;
 	/** Which master key wraps it. */
@@ -147,7 +140,7 @@ export interface MetadataStore {
 	/** The cluster's own row. The first call on an empty store stores `initial` and returns it; later ones return what is there. */
 	initCluster(initial: ClusterRow): Promise<ClusterRow>;
 
-	/** The intent of an upload with its first shards. */
+	/** The intent of an upload with its first shards. `exists` when that upload was committed already. */
 	begin(intent: { uploadId: UploadId; objectId: ObjectId; shards: readonly IntendedShard[]; expiresAtMs: number }): Promise<void>;
 	/** More shards for an open intent (next segment, replacement). `expired` when it is not open any more. */
 	extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void>;
@@ -156,16 +149,21 @@ export interface MetadataStore {
 	/**
 	 * If the upload's object exists: that (a repeated commit). Else the intent must be open (`expired` otherwise) and is
 	 * deleted in the same transaction that writes object, segments and placements, finishes the idempotency key, queues
-	 * missing shards for repair and abandoned shards for deletion. Objects without segments (inline) need no intent.
+	 * missing shards for repair and everything else that the intent named for deletion. Objects without segments (inline)
+	 * need no intent. `invalid` for sizes beyond 2^53 - 1 and for placed shards that no intent named, `conflict` when the
+	 * idempotency key is another upload's.
 	 */
 	commit(commit: Commit): Promise<ObjectRow>;
 	/** Gives an open intent up: all its shards into the delete queue. No effect when it is not open. Also frees its idempotency key. */
 	abort(uploadId: UploadId, nowMs: number): Promise<void>;
-	/** Aborts up to `limit` open intents that have expired; returns how many. */
+	/** Aborts up to `limit` open intents that have expired; returns how many. Expired idempotency keys go as well. */
 	expireIntents(nowMs: number, limit: number): Promise<number>;
 	intents(limit: number): Promise<readonly IntentRow[]>;
 
-	/** Claims an Idempotency-Key before the upload begins. Expired ones are free. */
+	/**
+	 * Claims an Idempotency-Key before the upload begins. Expired ones are free. A claim ends with its upload: `abort` and
+	 * expiry of the intent free it, `renew` keeps it, `commit` finishes it.
+	 */
 	claimIdempotency(claim: Idempotency, nowMs: number): Promise<IdempotencyClaim>;
 
 	object(objectId: ObjectId): Promise<ObjectRow | null>;
@@ -203,14 +201,9 @@ export interface MetadataStore {
 	 */
 	repairDone(done: RepairDone, uploadId: UploadId): Promise<void>;
 
-	/** Inserts or updates. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
+	/** Inserts or updates all but the first registration's time. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
 	saveWorker(worker: WorkerRow): Promise<void>;
 	workers(): Promise<readonly WorkerRow[]>;
-
-	addApiKey(key: ApiKeyRow): Promise<void>;
-	apiKeys(): Promise<readonly ApiKeyRow[]>;
-	/** False when there was none. */
-	removeApiKey(keyId: string): Promise<boolean>;
 
 	/** Waits for what is under way, then closes. */
 	close(): Promise<void>;

@@ -7,18 +7,22 @@
  * faster degraded reads).
  */
 
-import { type Context, create, encode as run } from '@ronomon/reed-solomon';
+import { createRequire } from 'node:module';
+import type * as Ronomon from '@ronomon/reed-solomon';
 import { assert } from '../assert.ts';
 import { CODEC_ALIGN_BYTES, CODEC_MAX_K, CODEC_MAX_M } from '../limits.ts';
 import type { CodedRow, ErasureCodec } from './erasure-codec.ts';
 
-const contexts = new Map<number, Context>();
+/** Its main file is the addon itself, which Node loads without a warning only this way. */
+const ronomon: typeof Ronomon = createRequire(import.meta.url)('@ronomon/reed-solomon');
 
-function contextFor(k: number, m: number): Context {
+const contexts = new Map<number, Ronomon.Context>();
+
+function contextFor(k: number, m: number): Ronomon.Context {
 	const key = k * (CODEC_MAX_M + 1) + m;
 	let context = contexts.get(key);
 	if (context === undefined) {
-		context = create(k, m);
+		context = ronomon.create(k, m);
 		contexts.set(key, context);
 	}
 	return context;
@@ -31,7 +35,7 @@ function compute(row: CodedRow, flags: { sources: number; targets: number }): Pr
 	assert(length > 0 && length % CODEC_ALIGN_BYTES === 0, `cells of ${length} bytes can't be coded`);
 	assert(data.length === k * length && parity.length === m * length, 'buffers are k and m cells long');
 	return new Promise((resolve, reject) => {
-		run(contextFor(k, m), flags.sources, flags.targets, data, 0, data.length, parity, 0, parity.length, (error) => {
+		ronomon.encode(contextFor(k, m), flags.sources, flags.targets, data, 0, data.length, parity, 0, parity.length, (error) => {
 			if (error) reject(error);
 			else resolve();
 		});

@@ -1,0 +1,242 @@
+/**
+ * The choice of (n, k) for one segment, from its size, the workers' health and the network: a pure function, with its
+ * reason in one sentence (docs/decisions/0001-choosing-n-and-k.md).
+ *
+ * Hard rules first (tolerances, zones, half of k as parity), by making k smaller; then the soft target (the probability
+ * that more than m of the chosen workers fail within the repair window), by more parity and then a smaller k.
+ */
+
+import { DistroError } from '../errors.ts';
+import type { WorkerId } from '../ids.ts';
+import { CODEC_MAX_K, CODEC_MAX_M, POLICY_MAX_K } from '../limits.ts';
+import type { WorkerState } from './health.ts';
+
+export interface PolicyWorker {
+	readonly workerId: WorkerId;
+	readonly name: string;
+	readonly zone: string;
+	readonly state: WorkerState;
+	readonly bytesFree: number;
+	/** Share of a year's failures, such as 0.02. */
+	readonly annualFailureRate?: number | undefined;
+	/** Unknown is fine. */
+	readonly latencyMs?: number | undefined;
+}
+
+export interface RedundancyPolicy {
+	readonly tolerate: { readonly workers: number; readonly zones: number };
+	/** Target for a segment. */
+	readonly dataLossPerYear: number;
+	readonly fixed?: { readonly dataShards: number; readonly parityShards: number };
+}
+
+export const DEFAULT_POLICY: RedundancyPolicy = { tolerate: { workers: 2, zones: 1 }, dataLossPerYear: 1e-9 };
+
+export interface SegmentSize {
+	/** Of the object; null: unknown. */
+	readonly sizeBytes: number | null;
+	/** Data cells known so far, or in all. */
+	readonly cells: number;
+	readonly ended: boolean;
+}
+
+export interface RedundancyChoice {
+	readonly n: number;
+	readonly k: number;
+	readonly m: number;
+	/** One sentence: what decided. */
+	readonly because: string;
+	/** Workers that may hold a shard: ready, with room, and not slow while others will do. */
+	readonly candidates: readonly PolicyWorker[];
+}
+
+const K_STEPS = [8, 4, 3, 2, 1] as const;
+const MiB = 1024 * 1024;
+const YEAR_HOURS = 8766;
+const REPAIR_WINDOW_HOURS = 1;
+const DEFAULT_AFR = 0.02;
+/** A worker this many times slower than the median is passed over while others will do; below the floor nobody is slow. */
+const SLOW_FACTOR = 5;
+const SLOW_FLOOR_MS = 200;
+/** Enough room for one shard of a full segment and a trailer. */
+const MIN_FREE_BYTES = 32 * MiB;
+/** From this many workers on k may be 8. */
+const WIDE_WORKERS = 12;
+
+/** Shards that must be durable before a write is acknowledged. */
+export function quorum(n: number, k: number): number {
+	return Math.min(n, k + Math.max(1, Math.ceil((n - k) / 2)));
+}
+
+/** Throws `unavailable` (nothing safe is possible now) or `exhausted` (no worker has room). */
+export function chooseRedundancy(
+	size: SegmentSize,
+	workers: readonly PolicyWorker[],
+	policy: RedundancyPolicy,
+): RedundancyChoice {
+	const pool = eligible(workers);
+	if (policy.fixed !== undefined) return chooseFixed(size, pool, policy.fixed);
+	const registered = workers.length;
+	const count = pool.candidates.length;
+	if (registered === 1 && count === 1) {
+		return { n: 1, k: 1, m: 0, candidates: pool.candidates, because: '1+0 because only one worker is registered: not durable' };
+	}
+	const tolerance = Math.min(policy.tolerate.workers, Math.floor(count / 2));
+	const wanted = wantedK(size);
+	const choices: { k: number; m: number; target: boolean }[] = [];
+	for (const k of K_STEPS) {
+		if (k > wanted.k || k > size.cells || (k > 4 && count < WIDE_WORKERS)) continue;
+		const least = Math.max(1, k > 1 ? Math.ceil(k / 2) : 0, tolerance);
+		const m = leastZoneSafe({ k, least, count, pool, policy });
+		if (m === null) continue;
+		const enough = widenToTarget({ k, m, count, pool, policy });
+		choices.push({ k, m: enough ?? m, target: enough !== null });
+		if (enough !== null) break;
+	}
+	const chosen = choices.find(({ target }) => target) ?? choices.at(0);
+	if (chosen === undefined) throw nothingSafe(registered, pool);
+	const { k, m } = chosen;
+	const n = k + m;
+	const reasons = [
+		wanted.why,
+		`${count} of ${registered} workers can take a shard`,
+		`any ${tolerance} of them may fail`,
+		...pool.notes,
+		...(chosen.target ? [] : [`the target of ${policy.dataLossPerYear} a year is out of reach with these workers`]),
+	];
+	return { n, k, m, candidates: pool.candidates, because: `${k}+${m} because ${reasons.join(', ')}` };
+}
+
+/** The largest k that any segment could get right now. Throws as `chooseRedundancy`. */
+export function maxK(workers: readonly PolicyWorker[], policy: RedundancyPolicy): number {
+	return chooseRedundancy({ sizeBytes: null, cells: CODEC_MAX_K, ended: false }, workers, policy).k;
+}
+
+interface Pool {
+	readonly candidates: readonly PolicyWorker[];
+	readonly zones: number;
+	readonly notes: readonly string[];
+	readonly full: number;
+}
+
+function eligible(workers: readonly PolicyWorker[]): Pool {
+	const usable = workers.filter(({ state }) => state === 'ready');
+	const roomy = usable.filter(({ bytesFree }) => bytesFree >= MIN_FREE_BYTES);
+	const full = usable.length - roomy.length;
+	const known = roomy.flatMap(({ latencyMs }) => (latencyMs === undefined ? [] : [latencyMs])).sort((a, b) => a - b);
+	const medianMs = known[Math.floor(known.length / 2)] ?? 0;
+	const slowMs = Math.max(SLOW_FLOOR_MS, medianMs * SLOW_FACTOR);
+	const isSlow = ({ latencyMs }: PolicyWorker) => latencyMs !== undefined && latencyMs > slowMs;
+	const quick = roomy.filter((worker) => !isSlow(worker));
+	// Slow workers are passed over only while the others will do.
+	const slowNeeded = quick.length < Math.min(roomy.length, 3);
+	const candidates = slowNeeded ? roomy : quick;
+	const notes: string[] = [];
+	const away = workers.length - usable.length;
+	if (away > 0) notes.push(`${away} ${away === 1 ? 'is' : 'are'} not ready`);
+	if (full > 0) notes.push(`${full} ${full === 1 ? 'has' : 'have'} no room`);
+	if (candidates.length < roomy.length) notes.push(`${roomy.length - candidates.length} too slow just now`);
+	return { candidates, zones: new Set(candidates.map(({ zone }) => zone)).size, notes, full };
+}
+
+function wantedK(size: SegmentSize): { k: number; why: string } {
+	const { sizeBytes, cells, ended } = size;
+	if (ended && cells === 1) return { k: 1, why: 'it is one cell' };
+	if (sizeBytes === null) return { k: POLICY_MAX_K, why: 'its size is not known yet' };
+	if (sizeBytes <= 16 * MiB) return { k: 4, why: `it has ${sizeBytes} bytes` };
+	return { k: POLICY_MAX_K, why: `it has ${sizeBytes} bytes` };
+}
+
+/** m from `least` up so that the shards fit on the workers and any tolerated zones may go; null when none does. */
+function leastZoneSafe(o: {
+	k: number;
+	least: number;
+	count: number;
+	pool: Pool;
+	policy: RedundancyPolicy;
+}): number | null {
+	for (let m = o.least; m <= CODEC_MAX_M && o.k + m <= o.count; m++) {
+		if (zonesHold(o.k + m, o.pool, o.policy) <= m) return m;
+	}
+	return null;
+}
+
+/** Shards that the tolerated number of zones hold at most, when n shards are spread as evenly as the zones allow. */
+function zonesHold(n: number, pool: Pool, policy: RedundancyPolicy): number {
+	// Where there is one zone a worker is its own zone.
+	if (pool.zones < 2) return policy.tolerate.zones;
+	const sizes = new Map<string, number>();
+	for (const worker of pool.candidates) sizes.set(worker.zone, (sizes.get(worker.zone) ?? 0) + 1);
+	const held = spread(n, [...sizes.values()]).sort((a, b) => b - a);
+	// As with workers: not more zones than half of them.
+	const zones = Math.min(policy.tolerate.zones, Math.floor(sizes.size / 2));
+	return held.slice(0, zones).reduce((sum, count) => sum + count, 0);
+}
+
+/** n shards over zones with so many workers each, as evenly as possible. */
+function spread(n: number, zoneSizes: readonly number[]): number[] {
+	const held = zoneSizes.map(() => 0);
+	for (let placed = 0; placed < n; placed++) {
+		let best = -1;
+		for (const [i, size] of zoneSizes.entries()) {
+			if ((held[i] as number) < size && (best < 0 || (held[i] as number) < (held[best] as number))) best = i;
+		}
+		if (best < 0) break;
+		held[best] = (held[best] as number) + 1;
+	}
+	return held;
+}
+
+/** m made larger until the target holds; null when it can't. */
+function widenToTarget(o: {
+	k: number;
+	m: number;
+	count: number;
+	pool: Pool;
+	policy: RedundancyPolicy;
+}): number | null {
+	// Healthy workers under the hard rules are as good as it gets: the target makes up for workers that are worse.
+	const healthy = o.pool.candidates.map((worker) => ({ ...worker, annualFailureRate: DEFAULT_AFR }));
+	const target = Math.max(o.policy.dataLossPerYear, lossPerYear(o.k + o.m, o.m, healthy));
+	for (let m = o.m; m <= CODEC_MAX_M && o.k + m <= o.count; m++) {
+		if (lossPerYear(o.k + m, m, o.pool.candidates) <= target) return m;
+	}
+	return null;
+}
+
+/** P(more than m of the first n candidates fail within one repair window), times the windows of a year. */
+export function lossPerYear(n: number, m: number, candidates: readonly PolicyWorker[]): number {
+	const windows = YEAR_HOURS / REPAIR_WINDOW_HOURS;
+	// Poisson-binomial: distribution of the number of failures, one worker at a time.
+	let failures = [1];
+	for (const { annualFailureRate } of candidates.slice(0, n)) {
+		const p = 1 - Math.exp(-(annualFailureRate ?? DEFAULT_AFR) / windows);
+		const next = new Array(failures.length + 1).fill(0);
+		for (const [count, probability] of failures.entries()) {
+			next[count] += probability * (1 - p);
+			next[count + 1] += probability * p;
+		}
+		failures = next;
+	}
+	return failures.slice(m + 1).reduce((sum, p) => sum + p, 0) * windows;
+}
+
+function chooseFixed(size: SegmentSize, pool: Pool, fixed: NonNullable<RedundancyPolicy['fixed']>): RedundancyChoice {
+	const k = Math.min(fixed.dataShards, size.cells);
+	const m = fixed.parityShards;
+	if (k + m > pool.candidates.length) throw nothingSafe(pool.candidates.length, pool);
+	const because = `${k}+${m} because the policy fixes ${fixed.dataShards}+${m}`;
+	return { n: k + m, k, m, candidates: pool.candidates, because };
+}
+
+function nothingSafe(registered: number, pool: Pool): DistroError {
+	const { length } = pool.candidates;
+	if (pool.full > 0 && length < 2) {
+		return new DistroError('exhausted', 'no room is left: add workers or larger disks, or delete objects', { retryAfterMs: 60_000 });
+	}
+	return new DistroError(
+		'unavailable',
+		`only ${length} of ${registered} workers can take a shard now, which is too few for anything safe: start workers`,
+		{ retryAfterMs: 5_000 },
+	);
+}

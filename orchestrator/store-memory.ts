@@ -1,0 +1,396 @@
+/**
+ * MetadataStore in memory: the reference that store.contract.ts was written against, for tests and the simulation.
+ *
+ * Each method runs in one go, so that a call is whole or has no effect. It keeps nothing beyond its MemoryMetadata, and
+ * is not made for many objects: lists sort all of them.
+ */
+
+import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type {
+	ClusterRow,
+	Commit,
+	Finding,
+	Idempotency,
+	IdempotencyClaim,
+	IntendedShard,
+	IntentRow,
+	MetadataStore,
+	ObjectPage,
+	ObjectRow,
+	RepairDone,
+	RepairItem,
+	WorkerRow,
+} from './store.ts';
+import {
+	alreadyCommitted,
+	checkCommit,
+	cursorOf,
+	keyTaken,
+	missingIndexes,
+	nameTaken,
+	neverNamed,
+	notOpen,
+	objectTaken,
+	otherReceiptKey,
+	parseCursor,
+	segmentGone,
+	storeClosed,
+} from './store-rules.ts';
+
+interface Intent {
+	row: IntentRow;
+	readonly shards: Map<ShardId, WorkerId>;
+}
+
+/** What survives a store: hand it to another one to open the same data again. */
+export class MemoryMetadata {
+	cluster: ClusterRow | null = null;
+	readonly objects = new Map<ObjectId, { readonly row: ObjectRow; readonly segments: Segment[] }>();
+	readonly uploads = new Map<UploadId, ObjectId>();
+	readonly versions = new Map<VersionId, ObjectId>();
+	readonly placed = new Map<ShardId, { objectId: ObjectId; segment: number; shardIndex: number; workerId: WorkerId }>();
+	readonly intents = new Map<UploadId, Intent>();
+	readonly idempotency = new Map<string, Idempotency & { readonly objectId: ObjectId | null }>();
+	/** Oldest first. */
+	readonly deletions = new Map<ShardId, WorkerId>();
+	readonly findings = new Map<ShardId, Finding>();
+	/** Oldest first. */
+	readonly repairs = new Map<string, RepairItem>();
+	readonly workers = new Map<WorkerId, WorkerRow>();
+}
+
+export class MemoryMetadataStore implements MetadataStore {
+	readonly #data: MemoryMetadata;
+	#closed = false;
+
+	constructor(data = new MemoryMetadata()) {
+		this.#data = data;
+	}
+
+	get #open(): MemoryMetadata {
+		if (this.#closed) throw storeClosed();
+		return this.#data;
+	}
+
+	async initCluster(initial: ClusterRow): Promise<ClusterRow> {
+		const data = this.#open;
+		const keys = initial.keys.toSorted((a, b) => a.generation - b.generation);
+		data.cluster ??= { ...initial, keys: keys.map((key) => ({ ...key, wrapped: Buffer.from(key.wrapped) })) };
+		return data.cluster;
+	}
+
+	async begin(intent: {
+		uploadId: UploadId;
+		objectId: ObjectId;
+		shards: readonly IntendedShard[];
+		expiresAtMs: number;
+	}): Promise<void> {
+		const data = this.#open;
+		const { uploadId, objectId, expiresAtMs } = intent;
+		if (data.uploads.has(uploadId)) throw alreadyCommitted(uploadId);
+		if (!data.intents.has(uploadId)) {
+			data.intents.set(uploadId, { row: { uploadId, objectId, state: 'open', expiresAtMs }, shards: new Map() });
+		}
+		this.#name(uploadId, intent.shards);
+	}
+
+	async extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void> {
+		this.#name(uploadId, shards);
+	}
+
+	#name(uploadId: UploadId, shards: readonly IntendedShard[]): void {
+		const intent = this.#intent(uploadId);
+		for (const { shardId, workerId } of shards) if (!intent.shards.has(shardId)) intent.shards.set(shardId, workerId);
+	}
+
+	#intent(uploadId: UploadId): Intent {
+		const intent = this.#open.intents.get(uploadId);
+		if (intent === undefined) throw notOpen(uploadId);
+		return intent;
+	}
+
+	async renew(uploadId: UploadId, expiresAtMs: number): Promise<void> {
+		const intent = this.#intent(uploadId);
+		intent.row = { ...intent.row, expiresAtMs };
+		for (const [at, claim] of this.#data.idempotency) {
+			if (claim.uploadId !== uploadId || claim.objectId !== null || claim.expiresAtMs > expiresAtMs) continue;
+			this.#data.idempotency.set(at, { ...claim, expiresAtMs });
+		}
+	}
+
+	async commit(commit: Commit): Promise<ObjectRow> {
+		const data = this.#open;
+		const { object, idempotency, nowMs } = commit;
+		const known = data.uploads.get(object.uploadId);
+		if (known !== undefined) {
+			const stored = data.objects.get(known);
+			if (stored !== undefined) return stored.row;
+		}
+		checkCommit(commit);
+		const intent = data.intents.get(object.uploadId);
+		if (intent === undefined && commit.segments.length > 0) throw notOpen(object.uploadId);
+		if (idempotency !== null) {
+			const claim = data.idempotency.get(claimKey(idempotency));
+			if (claim !== undefined && claim.uploadId !== object.uploadId && claim.expiresAtMs > nowMs) throw keyTaken();
+		}
+		const placed = commit.segments.flatMap((segment) =>
+			segment.placements.map((placement) => ({ ...placement, objectId: object.objectId, segment: segment.index })),
+		);
+		for (const { shardId, workerId } of placed) {
+			if (intent?.shards.get(shardId) !== workerId) throw neverNamed(shardId);
+		}
+		if (data.objects.has(object.objectId)) throw objectTaken(object.objectId);
+
+		const row = copyRow(object);
+		const segments = commit.segments.map(copySegment);
+		data.objects.set(row.objectId, { row, segments });
+		data.uploads.set(row.uploadId, row.objectId);
+		data.versions.set(row.versionId, row.objectId);
+		for (const placement of placed) data.placed.set(placement.shardId, placement);
+		for (const segment of segments) {
+			for (const shardIndex of missingIndexes(segment)) this.#queueRepair(row, segment, { shardIndex, dueAtMs: nowMs });
+		}
+		data.intents.delete(row.uploadId);
+		const named = [...(intent?.shards ?? [])].map(([shardId, workerId]) => ({ shardId, workerId }));
+		for (const { shardId, workerId } of [...named, ...commit.abandoned]) {
+			if (!data.placed.has(shardId)) data.deletions.set(shardId, workerId);
+		}
+		if (idempotency !== null) {
+			data.idempotency.set(claimKey(idempotency), { ...idempotency, uploadId: row.uploadId, objectId: row.objectId });
+		}
+		return row;
+	}
+
+	async abort(uploadId: UploadId, _nowMs: number): Promise<void> {
+		const data = this.#open;
+		this.#discardIntent(uploadId);
+		for (const [at, claim] of data.idempotency) {
+			if (claim.uploadId === uploadId && claim.objectId === null) data.idempotency.delete(at);
+		}
+	}
+
+	/** Its shards are to be deleted, but for what is placed by now. */
+	#discardIntent(uploadId: UploadId): void {
+		const data = this.#data;
+		for (const [shardId, workerId] of data.intents.get(uploadId)?.shards ?? []) {
+			if (!data.placed.has(shardId)) data.deletions.set(shardId, workerId);
+		}
+		data.intents.delete(uploadId);
+	}
+
+	async expireIntents(nowMs: number, limit: number): Promise<number> {
+		const data = this.#open;
+		const expired = (await this.intents(Number.POSITIVE_INFINITY)).filter(({ expiresAtMs }) => expiresAtMs <= nowMs);
+		for (const { uploadId } of expired.slice(0, limit)) await this.abort(uploadId, nowMs);
+		for (const [at, claim] of data.idempotency) if (claim.expiresAtMs <= nowMs) data.idempotency.delete(at);
+		return Math.min(expired.length, limit);
+	}
+
+	async intents(limit: number): Promise<readonly IntentRow[]> {
+		const rows = [...this.#open.intents.values()].map(({ row }) => row);
+		return rows.sort((a, b) => a.expiresAtMs - b.expiresAtMs || compare(a.uploadId, b.uploadId)).slice(0, limit);
+	}
+
+	async claimIdempotency(claim: Idempotency, nowMs: number): Promise<IdempotencyClaim> {
+		const data = this.#open;
+		const held = data.idempotency.get(claimKey(claim));
+		if (held === undefined || held.expiresAtMs <= nowMs) {
+			data.idempotency.set(claimKey(claim), { ...claim, objectId: null });
+			return { state: 'claimed' };
+		}
+		if (held.fingerprint !== claim.fingerprint) return { state: 'mismatch' };
+		if (held.objectId !== null) return { state: 'done', objectId: held.objectId };
+		return { state: held.uploadId === claim.uploadId ? 'claimed' : 'running' };
+	}
+
+	async object(objectId: ObjectId): Promise<ObjectRow | null> {
+		return this.#open.objects.get(objectId)?.row ?? null;
+	}
+
+	async objectWithSegments(
+		objectId: ObjectId,
+		options: { fromSegment: number; limit: number },
+	): Promise<{ object: ObjectRow; segments: readonly Segment[] } | null> {
+		const stored = this.#open.objects.get(objectId);
+		if (stored === undefined) return null;
+		const { fromSegment, limit } = options;
+		return { object: stored.row, segments: stored.segments.slice(fromSegment, fromSegment + limit) };
+	}
+
+	async segments(
+		versionId: VersionId,
+		options: { fromSegment: number; limit: number },
+	): Promise<readonly Segment[]> {
+		const objectId = this.#open.versions.get(versionId);
+		return objectId === undefined ? [] : ((await this.objectWithSegments(objectId, options))?.segments ?? []);
+	}
+
+	async list(options: { limit: number; after: string | null }): Promise<ObjectPage> {
+		const after = options.after === null ? null : parseCursor(options.after);
+		const rows = [...this.#open.objects.values()].map(({ row }) => row).sort(newestFirst);
+		const rest = after === null ? rows : rows.filter((row) => newestFirst(row, after) > 0);
+		const objects = rest.slice(0, options.limit);
+		const last = objects.at(-1);
+		return { objects, next: last === undefined || rest.length <= options.limit ? null : cursorOf(last) };
+	}
+
+	async deleteObject(objectId: ObjectId, _nowMs: number): Promise<boolean> {
+		const data = this.#open;
+		const stored = data.objects.get(objectId);
+		if (stored === undefined) return false;
+		for (const { placements } of stored.segments) {
+			for (const { shardId, workerId } of placements) {
+				data.placed.delete(shardId);
+				data.findings.delete(shardId);
+				data.deletions.set(shardId, workerId);
+			}
+		}
+		for (const [at, item] of data.repairs) if (item.objectId === objectId) data.repairs.delete(at);
+		data.uploads.delete(stored.row.uploadId);
+		data.versions.delete(stored.row.versionId);
+		data.objects.delete(objectId);
+		return true;
+	}
+
+	async deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]> {
+		const queue = [...this.#open.deletions].filter(([, holder]) => holder === workerId);
+		return queue.slice(0, limit).map(([shardId]) => shardId);
+	}
+
+	async deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[]): Promise<void> {
+		const { deletions } = this.#open;
+		for (const shardId of shardIds) if (deletions.get(shardId) === workerId) deletions.delete(shardId);
+	}
+
+	async counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }> {
+		const { objects, intents, deletions, repairs } = this.#open;
+		const bytes = [...objects.values()].reduce((sum, { row }) => sum + row.sizeBytes, 0);
+		return { objects: objects.size, intents: intents.size, deletions: deletions.size, repairs: repairs.size, bytes };
+	}
+
+	async addFindings(findings: readonly Finding[]): Promise<void> {
+		const data = this.#open;
+		for (const finding of findings) {
+			const placed = data.placed.get(finding.shardId);
+			const stored = placed === undefined ? undefined : data.objects.get(placed.objectId);
+			const segment = stored?.segments[placed?.segment ?? -1];
+			if (placed === undefined || stored === undefined || segment === undefined) continue;
+			if (placed.workerId !== finding.workerId) continue;
+			data.findings.set(finding.shardId, finding);
+			this.#queueRepair(stored.row, segment, { shardIndex: placed.shardIndex, dueAtMs: finding.foundAtMs });
+		}
+	}
+
+	#queueRepair(object: ObjectRow, segment: Segment, due: { shardIndex: number; dueAtMs: number }): void {
+		const { objectId, versionId } = object;
+		const item = { objectId, versionId, segment: segment.index, encodingId: segment.encodingId, attempts: 0, ...due };
+		if (!this.#data.repairs.has(itemKey(item))) this.#data.repairs.set(itemKey(item), item);
+	}
+
+	async findings(versionId: VersionId): Promise<readonly Finding[]> {
+		const objectId = this.#open.versions.get(versionId);
+		const found = [...this.#data.findings.values()].filter(
+			({ shardId }) => this.#data.placed.get(shardId)?.objectId === objectId,
+		);
+		return found.sort((a, b) => compare(a.shardId, b.shardId));
+	}
+
+	async repairs(options: { nowMs: number; limit: number }): Promise<readonly RepairItem[]> {
+		const items = [...this.#open.repairs.values()];
+		const queued = new Map<string, number>();
+		for (const { versionId, segment } of items) {
+			const at = `${versionId}/${segment}`;
+			queued.set(at, (queued.get(at) ?? 0) + 1);
+		}
+		const spares = ({ objectId, versionId, segment: index }: RepairItem) => {
+			const segment = this.#data.objects.get(objectId)?.segments[index];
+			return (segment?.n ?? 0) - (segment?.k ?? 0) - (queued.get(`${versionId}/${index}`) ?? 0);
+		};
+		const due = items.filter(({ dueAtMs }) => dueAtMs <= options.nowMs);
+		return due.sort((a, b) => spares(a) - spares(b)).slice(0, options.limit);
+	}
+
+	async deferRepair(item: RepairItem, dueAtMs: number): Promise<void> {
+		const { repairs } = this.#open;
+		const queued = repairs.get(itemKey(item));
+		if (queued !== undefined) repairs.set(itemKey(item), { ...queued, attempts: item.attempts + 1, dueAtMs });
+	}
+
+	async repairDone(done: RepairDone, uploadId: UploadId): Promise<void> {
+		const data = this.#open;
+		const { item, placement } = done;
+		if (data.placed.has(placement.shardId)) return;
+		const intent = this.#intent(uploadId);
+		if (intent.shards.get(placement.shardId) !== placement.workerId) throw neverNamed(placement.shardId);
+		const stored = data.objects.get(item.objectId);
+		const segment = stored?.segments[item.segment];
+		if (stored?.row.versionId !== item.versionId || segment?.encodingId !== item.encodingId) {
+			this.#discardIntent(uploadId);
+			throw segmentGone();
+		}
+		const { shardIndex } = item;
+		const old = segment.placements.find((other) => other.shardIndex === shardIndex);
+		if (old !== undefined) {
+			data.placed.delete(old.shardId);
+			data.findings.delete(old.shardId);
+			data.deletions.set(old.shardId, old.workerId);
+		}
+		const others = segment.placements.filter((other) => other !== old);
+		const placements = [...others, { ...placement, shardIndex }].sort((a, b) => a.shardIndex - b.shardIndex);
+		stored.segments[item.segment] = { ...segment, placements };
+		const { objectId } = item;
+		data.placed.set(placement.shardId, { ...placement, objectId, segment: item.segment, shardIndex });
+		data.repairs.delete(itemKey(item));
+		this.#discardIntent(uploadId);
+	}
+
+	async saveWorker(worker: WorkerRow): Promise<void> {
+		const { workers } = this.#open;
+		const known = workers.get(worker.workerId);
+		if (known !== undefined && !known.receiptKey.equals(worker.receiptKey)) throw otherReceiptKey(worker.name);
+		for (const { workerId, name } of workers.values()) {
+			if (name === worker.name && workerId !== worker.workerId) throw nameTaken(name);
+		}
+		const registeredAtMs = known?.registeredAtMs ?? worker.registeredAtMs;
+		workers.set(worker.workerId, { ...worker, registeredAtMs, receiptKey: Buffer.from(worker.receiptKey) });
+	}
+
+	async workers(): Promise<readonly WorkerRow[]> {
+		return [...this.#open.workers.values()].sort((a, b) => compare(a.name, b.name));
+	}
+
+	async close(): Promise<void> {
+		this.#closed = true;
+	}
+}
+
+function compare(a: string, b: string): number {
+	return a < b ? -1 : a > b ? 1 : 0;
+}
+
+function newestFirst(
+	a: { createdAtMs: number; objectId: ObjectId },
+	b: { createdAtMs: number; objectId: ObjectId },
+): number {
+	return b.createdAtMs - a.createdAtMs || compare(b.objectId, a.objectId);
+}
+
+function claimKey({ owner, key }: { owner: string; key: string }): string {
+	return JSON.stringify([owner, key]);
+}
+
+function itemKey({ versionId, encodingId, segment, shardIndex }: RepairItem): string {
+	return `${versionId}/${encodingId}/${segment}/${shardIndex}`;
+}
+
+/** Callers use their buffers again. */
+function copyRow(row: ObjectRow): ObjectRow {
+	const inline = row.inline === null ? null : Buffer.from(row.inline);
+	return { ...row, wrappedKey: Buffer.from(row.wrappedKey), manifest: Buffer.from(row.manifest), inline };
+}
+
+function copySegment(segment: Segment): Segment {
+	const placements = segment.placements.toSorted((a, b) => a.shardIndex - b.shardIndex);
+	return { ...segment, endRecord: Buffer.from(segment.endRecord), roots: Buffer.from(segment.roots), placements };
+}

@@ -1,0 +1,83 @@
+/**
+ * What every adapter of MetadataStore checks and says in the same way: pure functions, so that an adapter holds only its
+ * own storage.
+ */
+
+import { DistroError } from '../core/errors.ts';
+import { isId, type ObjectId, type ShardId, type UploadId } from '../core/ids.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type { Commit } from './store.ts';
+
+/** Refuses, as `invalid`, what no row can hold exactly. */
+export function checkCommit({ object, segments }: Commit): void {
+	if (!Number.isSafeInteger(object.sizeBytes) || object.sizeBytes < 0) {
+		throw new DistroError('invalid', `an object has 0 to ${Number.MAX_SAFE_INTEGER} bytes, not ${object.sizeBytes}`);
+	}
+	if (segments.length !== object.segments || segments.length === 0 !== (object.inline !== null)) {
+		throw new DistroError('invalid', 'an object has the segments that its row counts, and is inline when it has none');
+	}
+	for (const [position, segment] of segments.entries()) {
+		const indexes = new Set(segment.placements.map(({ shardIndex }) => shardIndex));
+		const inRange = segment.placements.every(({ shardIndex }) => shardIndex >= 0 && shardIndex < segment.n);
+		if (segment.index !== position || !inRange || indexes.size !== segment.placements.length) {
+			throw new DistroError('invalid', `segment ${position} is not what can be stored: its shards or its place are wrong`);
+		}
+	}
+}
+
+/** Shard indexes of a new segment that repair must add. */
+export function missingIndexes(segment: Segment): number[] {
+	const placed = new Set(segment.placements.map(({ shardIndex }) => shardIndex));
+	return Array.from({ length: segment.n }, (_, index) => index).filter((index) => !placed.has(index));
+}
+
+/** The place of a row in lists: opaque to callers. */
+export function cursorOf(row: { createdAtMs: number; objectId: ObjectId }): string {
+	return `${row.createdAtMs}.${row.objectId}`;
+}
+
+/** Throws `invalid`. */
+export function parseCursor(text: string): { createdAtMs: number; objectId: ObjectId } {
+	const [time = '', id = '', ...rest] = text.split('.');
+	const createdAtMs = Number(time);
+	if (!/^\d{1,16}$/.test(time) || !Number.isSafeInteger(createdAtMs) || !isId(id) || rest.length > 0) {
+		throw new DistroError('invalid', 'the cursor is not one that a list gave out: start without one');
+	}
+	return { createdAtMs, objectId: id as ObjectId };
+}
+
+export function notOpen(uploadId: UploadId): DistroError {
+	return new DistroError('expired', `upload ${uploadId} is not open any more: it expired or was given up; begin again`);
+}
+
+export function alreadyCommitted(uploadId: UploadId): DistroError {
+	return new DistroError('exists', `upload ${uploadId} was committed already`);
+}
+
+export function neverNamed(shardId: ShardId): DistroError {
+	return new DistroError('invalid', `shard ${shardId} was not named by the upload's intent for that worker`);
+}
+
+export function keyTaken(): DistroError {
+	return new DistroError('conflict', 'another upload with this Idempotency-Key came first');
+}
+
+export function objectTaken(objectId: ObjectId): DistroError {
+	return new DistroError('exists', `object ${objectId} is there already`);
+}
+
+export function segmentGone(): DistroError {
+	return new DistroError('conflict', 'the segment was deleted or encoded anew meanwhile; the rebuilt shard will be removed');
+}
+
+export function otherReceiptKey(name: string): DistroError {
+	return new DistroError('denied', `worker ${name} is known with another receipt key: its volume is not the one it had`);
+}
+
+export function nameTaken(name: string): DistroError {
+	return new DistroError('exists', `another worker is called ${name}: give this one its own name`);
+}
+
+export function storeClosed(): DistroError {
+	return new DistroError('unavailable', 'the metadata store is closed');
+}

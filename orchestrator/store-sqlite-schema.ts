@@ -1,0 +1,218 @@
+/**
+ * The embedded database: how its file is opened and owned, and its tables, as steps that are applied in order.
+ *
+ * One process owns the file: SQLite's own exclusive lock on it, which no copy or rename of a lock file can lose, and which
+ * the kernel drops when the process dies. So nothing else can read it while an orchestrator runs.
+ * Ids are hexadecimal text. A released step is never edited: append another one.
+ */
+
+import { DatabaseSync } from 'node:sqlite';
+import { DistroError } from '../core/errors.ts';
+import { sqliteError } from './store-sqlite-sql.ts';
+
+const MIGRATIONS: readonly string[] = [
+	`
+	CREATE TABLE cluster (
+		one INTEGER PRIMARY KEY CHECK (one = 1),
+		cluster_id TEXT NOT NULL,
+		created_at_ms INTEGER NOT NULL
+	) STRICT;
+	CREATE TABLE cluster_keys (
+		generation INTEGER PRIMARY KEY,
+		master_key_id TEXT NOT NULL,
+		wrapped BLOB NOT NULL
+	) STRICT;
+	CREATE TABLE workers (
+		worker_id TEXT PRIMARY KEY,
+		name TEXT NOT NULL UNIQUE,
+		address TEXT NOT NULL,
+		zone TEXT NOT NULL,
+		receipt_key BLOB NOT NULL,
+		registered_at_ms INTEGER NOT NULL,
+		last_seen_ms INTEGER NOT NULL,
+		bytes_total INTEGER NOT NULL,
+		bytes_used INTEGER NOT NULL,
+		shards INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+
+	-- object_no is ours alone: it keeps an object's segments and shards together and their keys short.
+	CREATE TABLE objects (
+		object_no INTEGER PRIMARY KEY,
+		object_id TEXT NOT NULL UNIQUE,
+		version_id TEXT NOT NULL UNIQUE,
+		upload_id TEXT NOT NULL UNIQUE,
+		size_bytes INTEGER NOT NULL CHECK (size_bytes BETWEEN 0 AND 9007199254740991),
+		segments INTEGER NOT NULL,
+		created_at_ms INTEGER NOT NULL,
+		etag TEXT NOT NULL,
+		key_generation INTEGER NOT NULL,
+		wrapped_key BLOB NOT NULL,
+		manifest BLOB NOT NULL,
+		inline BLOB
+	) STRICT;
+	CREATE INDEX objects_newest ON objects (created_at_ms, object_id);
+	CREATE TABLE segments (
+		object_no INTEGER NOT NULL REFERENCES objects,
+		segment INTEGER NOT NULL,
+		codec TEXT NOT NULL,
+		k INTEGER NOT NULL,
+		n INTEGER NOT NULL,
+		cell_bytes INTEGER NOT NULL,
+		cells INTEGER NOT NULL,
+		last_cell_bytes INTEGER NOT NULL,
+		seal_id TEXT NOT NULL,
+		encoding_id TEXT NOT NULL,
+		end_record BLOB NOT NULL,
+		roots BLOB NOT NULL,
+		because TEXT NOT NULL,
+		PRIMARY KEY (object_no, segment)
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE placements (
+		object_no INTEGER NOT NULL,
+		segment INTEGER NOT NULL,
+		shard_index INTEGER NOT NULL,
+		shard_id TEXT NOT NULL UNIQUE,
+		worker_id TEXT NOT NULL,
+		PRIMARY KEY (object_no, segment, shard_index),
+		FOREIGN KEY (object_no, segment) REFERENCES segments
+	) STRICT, WITHOUT ROWID;
+
+	-- Open intents only: to give one up is to remove it, in the transaction that fills the delete queue.
+	CREATE TABLE intents (
+		upload_id TEXT PRIMARY KEY,
+		object_id TEXT NOT NULL,
+		expires_at_ms INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX intents_expiry ON intents (expires_at_ms, upload_id);
+	CREATE TABLE intent_shards (
+		upload_id TEXT NOT NULL,
+		shard_id TEXT NOT NULL,
+		worker_id TEXT NOT NULL,
+		PRIMARY KEY (upload_id, shard_id)
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE idempotency (
+		owner TEXT NOT NULL,
+		key TEXT NOT NULL,
+		fingerprint TEXT NOT NULL,
+		upload_id TEXT NOT NULL,
+		expires_at_ms INTEGER NOT NULL,
+		object_id TEXT,
+		PRIMARY KEY (owner, key)
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX idempotency_upload ON idempotency (upload_id);
+	CREATE INDEX idempotency_expiry ON idempotency (expires_at_ms);
+
+	CREATE TABLE deletions (
+		item_no INTEGER PRIMARY KEY,
+		worker_id TEXT NOT NULL,
+		shard_id TEXT NOT NULL UNIQUE,
+		queued_at_ms INTEGER NOT NULL
+	) STRICT;
+	CREATE INDEX deletions_worker ON deletions (worker_id, item_no);
+	CREATE TABLE findings (
+		shard_id TEXT PRIMARY KEY,
+		object_no INTEGER NOT NULL,
+		worker_id TEXT NOT NULL,
+		kind TEXT NOT NULL,
+		detail TEXT NOT NULL,
+		found_at_ms INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX findings_object ON findings (object_no, shard_id);
+	CREATE TABLE repairs (
+		item_no INTEGER PRIMARY KEY,
+		object_no INTEGER NOT NULL,
+		segment INTEGER NOT NULL,
+		shard_index INTEGER NOT NULL,
+		spares INTEGER NOT NULL,
+		attempts INTEGER NOT NULL,
+		due_at_ms INTEGER NOT NULL,
+		UNIQUE (object_no, segment, shard_index),
+		FOREIGN KEY (object_no, segment) REFERENCES segments
+	) STRICT;
+	CREATE INDEX repairs_order ON repairs (spares, item_no);
+
+	CREATE TABLE totals (
+		one INTEGER PRIMARY KEY CHECK (one = 1),
+		objects INTEGER NOT NULL DEFAULT 0,
+		bytes INTEGER NOT NULL DEFAULT 0,
+		intents INTEGER NOT NULL DEFAULT 0,
+		deletions INTEGER NOT NULL DEFAULT 0,
+		repairs INTEGER NOT NULL DEFAULT 0
+	) STRICT;
+	INSERT INTO totals (one) VALUES (1);
+	CREATE TRIGGER objects_in AFTER INSERT ON objects BEGIN
+		UPDATE totals SET objects = objects + 1, bytes = bytes + new.size_bytes;
+	END;
+	CREATE TRIGGER objects_out AFTER DELETE ON objects BEGIN
+		UPDATE totals SET objects = objects - 1, bytes = bytes - old.size_bytes;
+	END;
+	CREATE TRIGGER intents_in AFTER INSERT ON intents BEGIN UPDATE totals SET intents = intents + 1; END;
+	CREATE TRIGGER intents_out AFTER DELETE ON intents BEGIN UPDATE totals SET intents = intents - 1; END;
+	CREATE TRIGGER deletions_in AFTER INSERT ON deletions BEGIN UPDATE totals SET deletions = deletions + 1; END;
+	CREATE TRIGGER deletions_out AFTER DELETE ON deletions BEGIN UPDATE totals SET deletions = deletions - 1; END;
+	CREATE TRIGGER repairs_in AFTER INSERT ON repairs BEGIN UPDATE totals SET repairs = repairs + 1; END;
+	CREATE TRIGGER repairs_out AFTER DELETE ON repairs BEGIN UPDATE totals SET repairs = repairs - 1; END;
+	`,
+];
+
+/** A process that is just stopping may still hold the file for a moment. */
+const LOCK_WAIT_MS = 1_000;
+/** Pages in memory: enough for the inner pages of some million objects. */
+const CACHE_KIB = 16 * 1024;
+
+/**
+ * Opens, owns and migrates. Throws `conflict` when another orchestrator has the file, `unsupported` when a newer release
+ * wrote it, `corrupt` when it is no database.
+ */
+export function openMetadataDatabase(path: string): DatabaseSync {
+	let db: DatabaseSync | null = null;
+	try {
+		db = new DatabaseSync(path, { timeout: LOCK_WAIT_MS });
+		// Exclusive before the first access: the WAL's index then lives in this process's memory, not in a shared file.
+		db.exec(`
+			PRAGMA locking_mode = EXCLUSIVE;
+			PRAGMA journal_mode = WAL;
+			PRAGMA synchronous = FULL;
+			PRAGMA fullfsync = ON;
+			PRAGMA foreign_keys = ON;
+			PRAGMA cache_size = -${CACHE_KIB};
+		`);
+		migrate(db, path);
+		freeClaims(db);
+		return db;
+	} catch (thrown) {
+		db?.close();
+		const error = sqliteError(thrown);
+		if (error instanceof DistroError && error.kind === 'unavailable' && isLocked(thrown)) {
+			throw new DistroError('conflict', `another orchestrator uses ${path}: stop it first, or use another DATA_DIR`, {
+				cause: thrown,
+			});
+		}
+		throw error;
+	}
+}
+
+function isLocked(thrown: unknown): boolean {
+	return thrown instanceof Error && 'errcode' in thrown && ((thrown.errcode as number) & 0xff) === 5;
+}
+
+function migrate(db: DatabaseSync, path: string): void {
+	db.exec('BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT');
+	const stored = db.prepare('SELECT version FROM schema_version').get() as { version: number } | undefined;
+	const version = stored?.version ?? 0;
+	if (version > MIGRATIONS.length) {
+		throw new DistroError(
+			'unsupported',
+			`${path} was written by a newer release (schema ${version}, this one knows ${MIGRATIONS.length}): run that release`,
+		);
+	}
+	for (const step of MIGRATIONS.slice(version)) db.exec(step);
+	if (stored === undefined) db.prepare('INSERT INTO schema_version VALUES (?)').run(MIGRATIONS.length);
+	else db.prepare('UPDATE schema_version SET version = ?').run(MIGRATIONS.length);
+	db.exec('COMMIT');
+}
+
+/** Nobody else writes here, so a claim without an intent belonged to a request that ended with its process. */
+function freeClaims(db: DatabaseSync): void {
+	db.exec('DELETE FROM idempotency WHERE object_id IS NULL AND upload_id NOT IN (SELECT upload_id FROM intents)');
+}
