@@ -455,13 +455,18 @@ export class Gather {
 		this.#nextRow = row.index + 1;
 		this.#waitingSinceMs = this.#o.clock.monotonicMs();
 		let released = false;
+		let right = false;
 		const release = () => {
 			if (released) return;
 			released = true;
-			this.#released(row.index);
+			if (right) this.#released(row.index);
 		};
 		const wrong = this.#o.onRow({ index: row.index, cells, release });
-		if (wrong < 0 || this.#over) return true;
+		if (wrong < 0 || this.#over) {
+			right = true;
+			if (released) this.#released(row.index);
+			return true;
+		}
 		row.delivered = false;
 		this.#nextRow = row.index;
 		this.#rows[row.index % this.#rows.length] = null;

@@ -195,12 +195,9 @@ export class Scatter {
 	 */
 	finish(end: ScatterEnd): Promise<ScatterResult> {
 		assert(this.#coding === 0 && this.#end === null, 'finish comes once, after the last row');
+		if (this.#over) return Promise.reject(this.#lastFailure ?? new DistroError('canceled', 'the segment was given up'));
 		const roots = Buffer.concat(this.#shards.map((shard) => rootOf(this.#leavesOf(shard.index))));
 		return new Promise((resolve, reject) => {
-			if (this.#over) {
-				reject(this.#lastFailure ?? new DistroError('canceled', 'the segment was given up'));
-				return;
-			}
 			this.#resolve = resolve;
 			this.#reject = reject;
 			this.#end = { end, roots, startedAtMs: this.#o.clock.monotonicMs(), quorumAtMs: null };

@@ -79,7 +79,8 @@ export class MemoryTransport implements ShardTransport {
 			tell();
 		};
 		const fail = (error: DistroError) => end(() => events.failed(error));
-		const later = (step: () => void) => setImmediate(() => {
+		const later = (step: () => void) =>
+			setImmediate(() => {
 			if (over) return;
 			if (faults.dead) fail(new DistroError('unavailable', 'the connection broke'));
 			else if (!faults.frozen) step();
