@@ -1,0 +1,223 @@
+/**
+ * Objects, segments, the delete queue, workers and the cluster's own row, in SQLite. Columns get the names of the port's
+ * fields in the query, so that a record needs only its blobs wrapped.
+ */
+
+import type { ClusterId, ObjectId, ShardId, VersionId, WorkerId } from '../core/ids.ts';
+import type { Placement, Segment } from '../core/model/segment.ts';
+import type { ClusterKeyRow, ClusterRow, ObjectPage, ObjectRow, WorkerRow } from './store.ts';
+import { cursorOf, nameTaken, otherReceiptKey, parseCursor } from './store-rules.ts';
+import { bufferOf, type Sql } from './store-sqlite-sql.ts';
+
+export function initCluster(sql: Sql, initial: ClusterRow): ClusterRow {
+	const { changes } = sql.run(
+		'INSERT INTO cluster (one, cluster_id, created_at_ms) VALUES (1, ?, ?) ON CONFLICT DO NOTHING',
+		initial.clusterId,
+		initial.createdAtMs,
+	);
+	for (const { generation, masterKeyId, wrapped } of changes === 0 ? [] : initial.keys) {
+		sql.run(
+			'INSERT INTO cluster_keys (generation, master_key_id, wrapped) VALUES (?, ?, ?)',
+			generation,
+			masterKeyId,
+			wrapped,
+		);
+	}
+	const cluster = sql.get<{ clusterId: ClusterId; createdAtMs: number }>(
+		'SELECT cluster_id AS clusterId, created_at_ms AS createdAtMs FROM cluster',
+	) as { clusterId: ClusterId; createdAtMs: number };
+	const keys = sql.all<Omit<ClusterKeyRow, 'wrapped'> & { wrapped: Uint8Array }>(
+		'SELECT generation, master_key_id AS masterKeyId, wrapped FROM cluster_keys ORDER BY generation',
+	);
+	return { ...cluster, keys: keys.map((key) => ({ ...key, wrapped: bufferOf(key.wrapped) })) };
+}
+
+export const OBJECT_COLUMNS = `object_no AS objectNo, object_id AS objectId, version_id AS versionId,
+	upload_id AS uploadId, size_bytes AS sizeBytes, segments, created_at_ms AS createdAtMs, etag,
+	key_generation AS keyGeneration, wrapped_key AS wrappedKey, manifest, inline`;
+
+export type ObjectRecord = Omit<ObjectRow, 'wrappedKey' | 'manifest' | 'inline'> & {
+	readonly objectNo: number;
+	readonly wrappedKey: Uint8Array;
+	readonly manifest: Uint8Array;
+	readonly inline: Uint8Array | null;
+};
+
+export function toObject({ objectNo: _, ...record }: ObjectRecord): ObjectRow {
+	return {
+		...record,
+		wrappedKey: bufferOf(record.wrappedKey),
+		manifest: bufferOf(record.manifest),
+		inline: record.inline === null ? null : bufferOf(record.inline),
+	};
+}
+
+export function object(sql: Sql, objectId: ObjectId): ObjectRow | null {
+	const record = sql.get<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE object_id = ?`, objectId);
+	return record === undefined ? null : toObject(record);
+}
+
+export function objectWithSegments(
+	sql: Sql,
+	objectId: ObjectId,
+	options: { fromSegment: number; limit: number },
+): { object: ObjectRow; segments: readonly Segment[] } | null {
+	const record = sql.get<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE object_id = ?`, objectId);
+	if (record === undefined) return null;
+	return { object: toObject(record), segments: segmentsOf(sql, record.objectNo, options) };
+}
+
+export function segments(
+	sql: Sql,
+	versionId: VersionId,
+	options: { fromSegment: number; limit: number },
+): readonly Segment[] {
+	const objectNo = objectNoOf(sql, versionId);
+	return objectNo === null ? [] : segmentsOf(sql, objectNo, options);
+}
+
+export function objectNoOf(sql: Sql, versionId: VersionId): number | null {
+	const row = sql.get<{ objectNo: number }>('SELECT object_no AS objectNo FROM objects WHERE version_id = ?', versionId);
+	return row?.objectNo ?? null;
+}
+
+type SegmentRecord = Omit<Segment, 'endRecord' | 'roots' | 'placements'> & {
+	readonly endRecord: Uint8Array;
+	readonly roots: Uint8Array;
+};
+
+function segmentsOf(sql: Sql, objectNo: number, options: { fromSegment: number; limit: number }): Segment[] {
+	const records = sql.all<SegmentRecord>(
+		`SELECT segment AS "index", codec, k, n, cell_bytes AS cellBytes, cells, last_cell_bytes AS lastCellBytes,
+				seal_id AS sealId, encoding_id AS encodingId, end_record AS endRecord, roots, because
+			FROM segments WHERE object_no = ? AND segment >= ? ORDER BY segment LIMIT ?`,
+		objectNo,
+		options.fromSegment,
+		options.limit,
+	);
+	const last = records.at(-1);
+	if (last === undefined) return [];
+	const placements = sql.all<Placement & { segment: number }>(
+		`SELECT segment, shard_index AS shardIndex, worker_id AS workerId, shard_id AS shardId FROM placements
+			WHERE object_no = ? AND segment BETWEEN ? AND ? ORDER BY segment, shard_index`,
+		objectNo,
+		options.fromSegment,
+		last.index,
+	);
+	const bySegment = new Map<number, Placement[]>(records.map(({ index }) => [index, []]));
+	for (const { segment, shardIndex, workerId, shardId } of placements) {
+		bySegment.get(segment)?.push({ shardIndex, workerId, shardId });
+	}
+	return records.map((record) => ({
+		...record,
+		endRecord: bufferOf(record.endRecord),
+		roots: bufferOf(record.roots),
+		placements: bySegment.get(record.index) ?? [],
+	}));
+}
+
+export function list(sql: Sql, options: { limit: number; after: string | null }): ObjectPage {
+	// One more than asked for tells whether there is another page.
+	const limit = options.limit + 1;
+	const order = 'ORDER BY created_at_ms DESC, object_id DESC LIMIT ?';
+	let records: ObjectRecord[];
+	if (options.after === null) {
+		records = sql.all<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects ${order}`, limit);
+	} else {
+		const after = parseCursor(options.after);
+		records = sql.all<ObjectRecord>(
+			`SELECT ${OBJECT_COLUMNS} FROM objects WHERE (created_at_ms, object_id) < (?, ?) ${order}`,
+			after.createdAtMs,
+			after.objectId,
+			limit,
+		);
+	}
+	const objects = records.slice(0, options.limit).map(toObject);
+	const last = objects.at(-1);
+	return { objects, next: last === undefined || records.length < limit ? null : cursorOf(last) };
+}
+
+export function deleteObject(sql: Sql, objectId: ObjectId, nowMs: number): boolean {
+	const row = sql.get<{ objectNo: number }>('SELECT object_no AS objectNo FROM objects WHERE object_id = ?', objectId);
+	if (row === undefined) return false;
+	sql.run(
+		`INSERT INTO deletions (worker_id, shard_id, queued_at_ms)
+			SELECT worker_id, shard_id, ? FROM placements WHERE object_no = ? ORDER BY segment, shard_index`,
+		nowMs,
+		row.objectNo,
+	);
+	sql.run('DELETE FROM findings WHERE object_no = ?', row.objectNo);
+	sql.run('DELETE FROM repairs WHERE object_no = ?', row.objectNo);
+	sql.run('DELETE FROM placements WHERE object_no = ?', row.objectNo);
+	sql.run('DELETE FROM segments WHERE object_no = ?', row.objectNo);
+	sql.run('DELETE FROM objects WHERE object_no = ?', row.objectNo);
+	return true;
+}
+
+export function deletions(sql: Sql, workerId: WorkerId, limit: number): readonly ShardId[] {
+	const rows = sql.all<{ shardId: ShardId }>(
+		'SELECT shard_id AS shardId FROM deletions WHERE worker_id = ? ORDER BY item_no LIMIT ?',
+		workerId,
+		limit,
+	);
+	return rows.map(({ shardId }) => shardId);
+}
+
+export function deletionsDone(sql: Sql, workerId: WorkerId, shardIds: readonly ShardId[]): void {
+	for (const shardId of shardIds) {
+		sql.run('DELETE FROM deletions WHERE shard_id = ? AND worker_id = ?', shardId, workerId);
+	}
+}
+
+interface Counts {
+	readonly objects: number;
+	readonly intents: number;
+	readonly deletions: number;
+	readonly repairs: number;
+	readonly bytes: number;
+}
+
+/** Kept by triggers in the same transactions: the cost is the same for any number of objects. */
+export function counts(sql: Sql): Counts {
+	// The sum of sizes may pass 2^53: a figure for people, so rounding is fine.
+	const row = sql.get<Counts>(
+		'SELECT objects, intents, deletions, repairs, CAST(bytes AS REAL) AS bytes FROM totals',
+	) as Counts;
+	return { ...row };
+}
+
+export function saveWorker(sql: Sql, worker: WorkerRow): void {
+	const known = sql.get<{ receiptKey: Uint8Array }>(
+		'SELECT receipt_key AS receiptKey FROM workers WHERE worker_id = ?',
+		worker.workerId,
+	);
+	if (known !== undefined && !worker.receiptKey.equals(known.receiptKey)) throw otherReceiptKey(worker.name);
+	const named = sql.get('SELECT 1 FROM workers WHERE name = ? AND worker_id <> ?', worker.name, worker.workerId);
+	if (named !== undefined) throw nameTaken(worker.name);
+	sql.run(
+		`INSERT INTO workers (worker_id, name, address, zone, receipt_key, registered_at_ms, last_seen_ms, bytes_total,
+				bytes_used, shards) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (worker_id) DO UPDATE SET name = excluded.name, address = excluded.address, zone = excluded.zone,
+				last_seen_ms = excluded.last_seen_ms, bytes_total = excluded.bytes_total, bytes_used = excluded.bytes_used,
+				shards = excluded.shards`,
+		worker.workerId,
+		worker.name,
+		worker.address,
+		worker.zone,
+		worker.receiptKey,
+		worker.registeredAtMs,
+		worker.lastSeenMs,
+		worker.bytesTotal,
+		worker.bytesUsed,
+		worker.shards,
+	);
+}
+
+export function workers(sql: Sql): readonly WorkerRow[] {
+	const records = sql.all<Omit<WorkerRow, 'receiptKey'> & { receiptKey: Uint8Array }>(
+		`SELECT worker_id AS workerId, name, address, zone, receipt_key AS receiptKey, registered_at_ms AS registeredAtMs,
+				last_seen_ms AS lastSeenMs, bytes_total AS bytesTotal, bytes_used AS bytesUsed, shards
+			FROM workers ORDER BY name`,
+	);
+	return records.map((record) => ({ ...record, receiptKey: bufferOf(record.receiptKey) }));
+}

@@ -1,0 +1,564 @@
+/**
+ * What every MetadataStore must do, whatever keeps its rows: run by store-memory, store-sqlite, later store-supabase.
+ *
+ * Tests look through the port only. Each opens an empty store. What one adapter alone promises (locks, migrations, crash
+ * points) is tested beside that adapter.
+ */
+
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { ErrorKind } from '../core/errors.ts';
+import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type { Finding, MetadataStore, RepairItem } from './store.ts';
+import { begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
+
+export interface OpenedStore {
+	readonly store: MetadataStore;
+	/** Closes it and opens the same data again. */
+	reopen(): Promise<MetadataStore>;
+	/** Removes everything. */
+	dispose(): Promise<void>;
+}
+
+export function describeMetadataStore(name: string, open: () => Promise<OpenedStore>): void {
+	describe(`MetadataStore: ${name}`, () => {
+		let opened: OpenedStore;
+		let store: MetadataStore;
+		let make: Fixtures;
+		let workers: WorkerId[];
+
+		beforeEach(async () => {
+			opened = await open();
+			store = opened.store;
+			make = new Fixtures('contract');
+			workers = Array.from({ length: 6 }, () => make.id<WorkerId>());
+		});
+		afterEach(() => opened.dispose());
+
+		const deletions = async () => {
+			const queues = await Promise.all(workers.map((workerId) => store.deletions(workerId, 10_000)));
+			return queues.flat().sort();
+		};
+		const idsOf = (shards: readonly { shardId: ShardId }[]) => shards.map(({ shardId }) => shardId).sort();
+		const stored = (upload: Upload) => store.objectWithSegments(upload.objectId, { fromSegment: 0, limit: 1_000 });
+		const dueItems = () => store.repairs({ nowMs: Number.MAX_SAFE_INTEGER, limit: 10_000 });
+		const placementOf = (upload: Upload, segment: number, shardIndex: number) => {
+			const found = upload.commit.segments[segment]?.placements.find((other) => other.shardIndex === shardIndex);
+			if (found === undefined) throw new Error('the fixture left this shard out');
+			return found;
+		};
+		const finding = (upload: Upload, segment: number, shardIndex: number, foundAtMs = NOW_MS): Finding => {
+			const { shardId, workerId } = placementOf(upload, segment, shardIndex);
+			return { shardId, workerId, kind: 'corrupt', detail: 'cell 3', foundAtMs };
+		};
+
+		describe('cluster', () => {
+			test('the first row stays', async () => {
+				const row = {
+					clusterId: make.id<ClusterId>(),
+					createdAtMs: NOW_MS,
+					keys: [
+						{ generation: 2, masterKeyId: 'm1', wrapped: make.bytes(60) },
+						{ generation: 1, masterKeyId: 'm1', wrapped: make.bytes(60) },
+					],
+				};
+				const oldestFirst = { ...row, keys: row.keys.toReversed() };
+				expect(await store.initCluster(row)).toEqual(oldestFirst);
+				expect(await store.initCluster({ ...row, clusterId: make.id<ClusterId>(), keys: [] })).toEqual(oldestFirst);
+				store = await opened.reopen();
+				expect(await store.initCluster({ ...row, clusterId: make.id<ClusterId>() })).toEqual(oldestFirst);
+			});
+		});
+
+		describe('commit', () => {
+			test('what was written is read, also after opening again', async () => {
+				const upload = make.upload(workers, { segments: 3 });
+				await begin(store, upload);
+				expect(await stored(upload)).toBeNull();
+				expect(await store.commit(upload.commit)).toEqual(upload.commit.object);
+				store = await opened.reopen();
+				expect(await store.object(upload.objectId)).toEqual(upload.commit.object);
+				expect(await stored(upload)).toEqual({ object: upload.commit.object, segments: upload.commit.segments });
+				expect(await store.intents(10)).toEqual([]);
+				expect(await deletions()).toEqual([]);
+				const page = { fromSegment: 1, limit: 1 };
+				expect(await store.segments(upload.versionId, page)).toEqual(upload.commit.segments.slice(1, 2));
+				expect(await store.segments(make.id(), page)).toEqual([]);
+			});
+
+			test('bytes come back as Buffers of their own length', async () => {
+				const upload = make.upload(workers);
+				const { object } = upload.commit;
+				await begin(store, upload);
+				// A view into something larger: only the view may be stored.
+				const manifest = make.bytes(4_096).subarray(100, 140);
+				await store.commit({ ...upload.commit, object: { ...object, manifest } });
+				const row = await store.object(upload.objectId);
+				expect(Buffer.isBuffer(row?.manifest)).toBe(true);
+				expect(row?.manifest.equals(manifest)).toBe(true);
+			});
+
+			test('repeated after a lost answer it gives the stored row and changes nothing', async () => {
+				const upload = await make.store(store, workers, { missing: [5] });
+				const before = await store.counts();
+				const again = { ...upload.commit, object: { ...upload.commit.object, etag: 'another' } };
+				expect(await store.commit(again)).toEqual(upload.commit.object);
+				expect(await store.counts()).toEqual(before);
+			});
+
+			test('an upload that was committed cannot begin again', async () => {
+				const upload = await make.store(store, workers);
+				await refused('exists', begin(store, upload));
+				expect(await store.expireIntents(NOW_MS * 2, 10)).toBe(0);
+				expect(await deletions()).toEqual([]);
+			});
+
+			test('begin repeated is one intent', async () => {
+				const upload = make.upload(workers);
+				await begin(store, upload);
+				await begin(store, upload);
+				expect((await store.counts()).intents).toBe(1);
+				await store.abort(upload.uploadId, NOW_MS);
+				expect(await deletions()).toEqual(idsOf(upload.shards));
+			});
+
+			test('without an intent it is expired, and nothing is left', async () => {
+				const upload = make.upload(workers);
+				await refused('expired', store.commit(upload.commit));
+				expect(await stored(upload)).toBeNull();
+				expect((await store.counts()).objects).toBe(0);
+			});
+
+			test('inline objects need no intent', async () => {
+				const upload = make.upload(workers, { segments: 0, sizeBytes: 64 });
+				expect(await store.commit(upload.commit)).toEqual(upload.commit.object);
+				expect(await stored(upload)).toEqual({ object: upload.commit.object, segments: [] });
+			});
+
+			test('shards that no intent named are refused, and the intent stays open', async () => {
+				const upload = make.upload(workers);
+				await begin(store, { ...upload, shards: upload.shards.slice(1) });
+				await refused('invalid', store.commit(upload.commit));
+				await store.extend(upload.uploadId, upload.shards.slice(0, 1));
+				await store.commit(upload.commit);
+			});
+
+			test('named and not placed goes to the delete queue, missing goes to repair', async () => {
+				const upload = make.upload(workers, { segments: 2, missing: [1, 4] });
+				const replaced = { shardId: make.id<ShardId>(), workerId: workers[0] as WorkerId };
+				await begin(store, upload);
+				await store.extend(upload.uploadId, [replaced]);
+				await store.commit({ ...upload.commit, abandoned: [replaced] });
+				const placed = new Set(upload.commit.segments.flatMap(({ placements }) => idsOf(placements)));
+				const leftOut = upload.shards.filter(({ shardId }) => !placed.has(shardId));
+				expect(await deletions()).toEqual(idsOf([...leftOut, replaced]));
+				const items = [0, 1].flatMap((segment) => [1, 4].map((index) => itemOf(upload, segment, index)));
+				expect(await dueItems()).toEqual(items.map((item) => ({ ...item, attempts: 0, dueAtMs: NOW_MS })));
+			});
+
+			test.each([2 ** 32 + 1, Number.MAX_SAFE_INTEGER])('%d bytes are exact', async (sizeBytes) => {
+				const upload = await make.store(store, workers, { sizeBytes });
+				store = await opened.reopen();
+				expect((await store.object(upload.objectId))?.sizeBytes).toBe(sizeBytes);
+				expect((await store.counts()).bytes).toBe(sizeBytes);
+			});
+
+			test.each([2 ** 53, -1, 0.5, Number.NaN])('%d bytes are refused', async (sizeBytes) => {
+				const upload = make.upload(workers, { sizeBytes });
+				await begin(store, upload);
+				await refused('invalid', store.commit(upload.commit));
+				expect(await stored(upload)).toBeNull();
+			});
+
+			test('segments that contradict themselves are refused', async () => {
+				const upload = make.upload(workers, { segments: 2 });
+				await begin(store, upload);
+				const [first, second] = upload.commit.segments as [Segment, Segment];
+				const twice = { ...first, placements: [...first.placements, ...first.placements] };
+				for (const segments of [[first], [second, first], [twice, second]]) {
+					await refused('invalid', store.commit({ ...upload.commit, segments }));
+				}
+				await store.commit(upload.commit);
+			});
+
+			test('text is stored, never run', async () => {
+				const because = `'); DROP TABLE objects; --"`;
+				const upload = make.upload(workers);
+				await begin(store, upload);
+				const segments = upload.commit.segments.map((segment) => ({ ...segment, because }));
+				const object = { ...upload.commit.object, etag: because };
+				await store.commit({ ...upload.commit, object, segments });
+				expect(await stored(upload)).toEqual({ object, segments });
+				expect(await store.object(because as ObjectId)).toBeNull();
+			});
+
+			test('200 at once: all are there, and one refusal harms no other', async () => {
+				const uploads = Array.from({ length: 200 }, () => make.upload(workers));
+				await Promise.all(uploads.map((upload) => begin(store, upload)));
+				const late = new Set(uploads.filter((_, index) => index % 7 === 0));
+				await Promise.all([...late].map(({ uploadId }) => store.abort(uploadId, NOW_MS)));
+				const results = await Promise.allSettled(uploads.map(({ commit }) => store.commit(commit)));
+				for (const [index, upload] of uploads.entries()) {
+					expect(results[index]?.status).toBe(late.has(upload) ? 'rejected' : 'fulfilled');
+					expect((await stored(upload)) === null).toBe(late.has(upload));
+				}
+				expect(await deletions()).toEqual(idsOf([...late].flatMap(({ shards }) => [...shards])));
+				expect((await store.counts()).objects).toBe(200 - late.size);
+			});
+
+			test('the same commit many times at once is one object', async () => {
+				const upload = make.upload(workers, { missing: [0] });
+				await begin(store, upload);
+				const rows = await Promise.all(Array.from({ length: 20 }, () => store.commit(upload.commit)));
+				for (const row of rows) expect(row).toEqual(upload.commit.object);
+				expect(await store.counts()).toMatchObject({ objects: 1, repairs: 1, deletions: 1 });
+			});
+		});
+
+		describe('intents', () => {
+			test('abort queues every named shard once; later calls are expired', async () => {
+				const upload = make.upload(workers);
+				await begin(store, { ...upload, shards: upload.shards.slice(0, 4) });
+				await store.extend(upload.uploadId, upload.shards.slice(4));
+				await store.abort(upload.uploadId, NOW_MS);
+				await store.abort(upload.uploadId, NOW_MS);
+				expect(await deletions()).toEqual(idsOf(upload.shards));
+				await refused('expired', store.commit(upload.commit));
+				await refused('expired', store.extend(upload.uploadId, upload.shards));
+				await refused('expired', store.renew(upload.uploadId, NOW_MS));
+				expect(await store.intents(10)).toEqual([]);
+				expect(await stored(upload)).toBeNull();
+			});
+
+			test('abort after commit has no effect', async () => {
+				const upload = await make.store(store, workers);
+				await store.abort(upload.uploadId, NOW_MS);
+				expect(await deletions()).toEqual([]);
+				expect(await stored(upload)).not.toBeNull();
+			});
+
+			test('calls in one turn take effect in order', async () => {
+				const upload = make.upload(workers);
+				await Promise.all([begin(store, upload), store.abort(upload.uploadId, NOW_MS)]);
+				expect((await store.counts()).intents).toBe(0);
+				expect(await deletions()).toEqual(idsOf(upload.shards));
+			});
+
+			test('expiry takes the oldest first, at most as many as asked; renewed ones live', async () => {
+				const uploads = [3, 1, 2, 4].map((at) => ({ upload: make.upload(workers), expiresAtMs: NOW_MS + at }));
+				for (const { upload, expiresAtMs } of uploads) await begin(store, upload, expiresAtMs);
+				const [third, first, second, fourth] = uploads.map(({ upload }) => upload) as [Upload, Upload, Upload, Upload];
+				expect((await store.intents(2)).map(({ uploadId }) => uploadId)).toEqual([first.uploadId, second.uploadId]);
+				await store.renew(second.uploadId, NOW_MS + 100);
+				expect(await store.expireIntents(NOW_MS, 10)).toBe(0);
+				expect(await store.expireIntents(NOW_MS + 4, 1)).toBe(1);
+				expect(await deletions()).toEqual(idsOf(first.shards));
+				expect(await store.expireIntents(NOW_MS + 3, 10)).toBe(1);
+				expect(await deletions()).toEqual(idsOf([...first.shards, ...third.shards]));
+				await refused('expired', store.commit(third.commit));
+				await store.commit(second.commit);
+				expect(await store.intents(10)).toEqual([
+					{ uploadId: fourth.uploadId, objectId: fourth.objectId, state: 'open', expiresAtMs: NOW_MS + 4 },
+				]);
+			});
+		});
+
+		describe('idempotency', () => {
+			const key = (uploadId: UploadId, more: object = {}) => ({
+				owner: 'owner',
+				key: 'key',
+				fingerprint: 'POST /objects',
+				uploadId,
+				expiresAtMs: NOW_MS + 1_000,
+				...more,
+			});
+			const request = { key: 'key', fingerprint: 'POST /objects' };
+
+			test('claimed, running, done, mismatch; per owner', async () => {
+				const upload = make.upload(workers, { idempotency: request });
+				const other = make.id<UploadId>();
+				expect(await store.claimIdempotency(key(upload.uploadId), NOW_MS)).toEqual({ state: 'claimed' });
+				expect(await store.claimIdempotency(key(upload.uploadId), NOW_MS)).toEqual({ state: 'claimed' });
+				expect(await store.claimIdempotency(key(other), NOW_MS)).toEqual({ state: 'running' });
+				expect(await store.claimIdempotency(key(other, { fingerprint: 'x' }), NOW_MS)).toEqual({ state: 'mismatch' });
+				expect(await store.claimIdempotency(key(other, { owner: 'b' }), NOW_MS)).toEqual({ state: 'claimed' });
+				await begin(store, upload);
+				await store.commit(upload.commit);
+				const done = { state: 'done', objectId: upload.objectId };
+				expect(await store.claimIdempotency(key(other), NOW_MS)).toEqual(done);
+				expect(await store.claimIdempotency(key(other, { fingerprint: 'x' }), NOW_MS)).toEqual({ state: 'mismatch' });
+				await store.abort(upload.uploadId, NOW_MS);
+				expect(await store.claimIdempotency(key(other), NOW_MS)).toEqual(done);
+				expect(await store.claimIdempotency(key(other), NOW_MS + 1_000)).toEqual({ state: 'claimed' });
+			});
+
+			test('abort and expiry of the intent free a claim, renewal keeps it', async () => {
+				const [aborted, expired, renewed] = Array.from({ length: 3 }, () => make.upload(workers)) as [
+					Upload,
+					Upload,
+					Upload,
+				];
+				for (const upload of [aborted, expired, renewed]) {
+					await store.claimIdempotency(key(upload.uploadId, { key: upload.uploadId }), NOW_MS);
+					await begin(store, upload);
+				}
+				await store.abort(aborted.uploadId, NOW_MS);
+				await store.renew(renewed.uploadId, NOW_MS + 9_000);
+				await store.expireIntents(NOW_MS + 1_000, 10);
+				const states = await Promise.all(
+					[aborted, expired, renewed].map(({ uploadId }) =>
+						store.claimIdempotency(key(make.id<UploadId>(), { key: uploadId, expiresAtMs: NOW_MS * 2 }), NOW_MS + 5_000),
+					),
+				);
+				expect(states.map(({ state }) => state)).toEqual(['claimed', 'claimed', 'running']);
+			});
+
+			test('two uploads with one key: one object', async () => {
+				const uploads = Array.from({ length: 2 }, () => make.upload(workers, { idempotency: request }));
+				const [first, second] = uploads as [Upload, Upload];
+				await Promise.all(uploads.map((upload) => begin(store, upload)));
+				const results = await Promise.allSettled(uploads.map(({ commit }) => store.commit(commit)));
+				expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+				const loser = results[0]?.status === 'rejected' ? first : second;
+				await refused('conflict', store.commit(loser.commit));
+				expect((await store.counts()).objects).toBe(1);
+				await store.abort(loser.uploadId, NOW_MS);
+				expect(await deletions()).toEqual(idsOf(loser.shards));
+			});
+		});
+
+		describe('lists', () => {
+			test('1,234 objects newest first, each once, by pages', async () => {
+				const uploads = Array.from({ length: 1_234 }, (_, index) =>
+					make.upload(workers, { segments: 0, nowMs: NOW_MS + (index % 40) }),
+				);
+				await Promise.all(uploads.map(({ commit }) => store.commit(commit)));
+				const expected = uploads
+					.map(({ commit }) => commit.object)
+					.sort((a, b) => b.createdAtMs - a.createdAtMs || (a.objectId < b.objectId ? 1 : -1))
+					.map(({ objectId }) => objectId);
+				for (const limit of [100, 617, 1_000, 1_234, 5_000]) {
+					const seen: ObjectId[] = [];
+					let pages = 0;
+					let after: string | null = null;
+					do {
+						const page = await store.list({ limit, after });
+						seen.push(...page.objects.map(({ objectId }) => objectId));
+						after = page.next;
+						pages++;
+					} while (after !== null);
+					expect(seen).toEqual(expected);
+					expect(pages).toBe(Math.ceil(1_234 / limit));
+				}
+			});
+
+			test('a page goes on where it was, whatever is added and removed meanwhile', async () => {
+				const uploads: Upload[] = [];
+				for (let at = 0; at < 6; at++) uploads.push(await make.store(store, workers, { nowMs: NOW_MS + at }));
+				const first = await store.list({ limit: 3, after: null });
+				await store.deleteObject(first.objects.at(-1)?.objectId as ObjectId, NOW_MS);
+				await make.store(store, workers, { nowMs: NOW_MS + 99 });
+				const second = await store.list({ limit: 3, after: first.next });
+				expect(second.objects.map(({ objectId }) => objectId)).toEqual(
+					uploads.slice(0, 3).map(({ objectId }) => objectId).reverse(),
+				);
+				expect(second.next).toBeNull();
+			});
+
+			test.each(['', 'x', '1', '1.2', `1.${'0'.repeat(32)}.1`, `-1.${'0'.repeat(32)}`, `1.${'G'.repeat(32)}`])(
+				'cursor %j is invalid',
+				(after) => refused('invalid', store.list({ limit: 1, after })),
+			);
+		});
+
+		describe('deletion', () => {
+			test('the object, its findings and repairs go; its shards are queued, oldest first, per worker', async () => {
+				const older = await make.store(store, workers, { segments: 2, missing: [5] });
+				const newer = await make.store(store, workers);
+				await store.deletionsDone(workers[5] as WorkerId, idsOf(older.shards));
+				await store.addFindings([finding(older, 1, 2)]);
+				expect(await store.deleteObject(older.objectId, NOW_MS)).toBe(true);
+				expect(await store.deleteObject(older.objectId, NOW_MS)).toBe(false);
+				expect(await stored(older)).toBeNull();
+				expect(await store.findings(older.versionId)).toEqual([]);
+				expect(await dueItems()).toEqual([]);
+				expect(await stored(newer)).not.toBeNull();
+				await store.deleteObject(newer.objectId, NOW_MS + 1);
+				const worker = workers[0] as WorkerId;
+				const queue = await store.deletions(worker, 10);
+				expect(queue).toHaveLength(3);
+				expect(queue.at(-1)).toBe(newer.shards[0]?.shardId);
+				expect(await store.deletions(worker, 2)).toEqual(queue.slice(0, 2));
+				expect(await store.counts()).toEqual({ objects: 0, intents: 0, deletions: 16, repairs: 0, bytes: 0 });
+			});
+
+			test('a shard leaves the queue only by its own worker', async () => {
+				const upload = await make.store(store, workers);
+				await store.deleteObject(upload.objectId, NOW_MS);
+				const all = idsOf(upload.shards);
+				await store.deletionsDone(workers[1] as WorkerId, all);
+				await store.deletionsDone(workers[1] as WorkerId, all);
+				expect(await deletions()).toEqual(idsOf(upload.shards.filter(({ workerId }) => workerId !== workers[1])));
+				expect(await store.deletions(workers[1] as WorkerId, 10)).toEqual([]);
+			});
+		});
+
+		describe('findings and repair', () => {
+			const rebuilt = async (item: RepairItem, workerId: WorkerId) => {
+				const uploadId = make.id<UploadId>();
+				const shard = { shardId: make.id<ShardId>(), workerId };
+				await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS + 1_000 });
+				return { uploadId, shard, done: { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS } };
+			};
+
+			test('a finding marks the shard, keeps its placement and queues one repair', async () => {
+				const upload = await make.store(store, workers);
+				const unknown = { ...finding(upload, 0, 1), shardId: make.id<ShardId>() };
+				const foreign = { ...finding(upload, 0, 1), workerId: workers[5] as WorkerId };
+				await store.addFindings([unknown, foreign]);
+				expect(await dueItems()).toEqual([]);
+				await store.addFindings([finding(upload, 0, 3, NOW_MS + 5)]);
+				const again: Finding = { ...finding(upload, 0, 3, NOW_MS + 9), kind: 'missing', detail: 'gone' };
+				await store.addFindings([again]);
+				expect(await store.findings(upload.versionId)).toEqual([again]);
+				expect((await stored(upload))?.segments).toEqual(upload.commit.segments);
+				expect(await dueItems()).toEqual([{ ...itemOf(upload, 0, 3), attempts: 0, dueAtMs: NOW_MS + 5 }]);
+				expect(await store.repairs({ nowMs: NOW_MS + 4, limit: 9 })).toEqual([]);
+			});
+
+			test('fewest spare shards first, then oldest', async () => {
+				const one = await make.store(store, workers, { missing: [0] });
+				const two = await make.store(store, workers, { missing: [1, 2] });
+				const three = await make.store(store, workers, { k: 3, missing: [3] });
+				const order = async () => (await dueItems()).map(({ objectId, shardIndex }) => `${objectId} ${shardIndex}`);
+				const is = (upload: Upload, shardIndex: number) => `${upload.objectId} ${shardIndex}`;
+				expect(await order()).toEqual([is(two, 1), is(two, 2), is(one, 0), is(three, 3)]);
+				await store.addFindings([finding(one, 0, 4)]);
+				expect(await order()).toEqual([is(one, 0), is(two, 1), is(two, 2), is(one, 4), is(three, 3)]);
+				await store.addFindings([finding(three, 0, 0), finding(three, 0, 1), finding(three, 0, 2)]);
+				expect((await order()).slice(0, 4)).toEqual([3, 0, 1, 2].map((index) => is(three, index)));
+				expect(await store.repairs({ nowMs: NOW_MS * 2, limit: 2 })).toHaveLength(2);
+			});
+
+			test('deferred: later, with one more attempt, the same when said twice', async () => {
+				const upload = await make.store(store, workers, { missing: [0] });
+				const [item] = (await dueItems()) as [RepairItem];
+				await store.deferRepair(item, NOW_MS + 60_000);
+				await store.deferRepair(item, NOW_MS + 60_000);
+				expect(await store.repairs({ nowMs: NOW_MS + 59_999, limit: 9 })).toEqual([]);
+				expect(await dueItems()).toEqual([{ ...item, attempts: 1, dueAtMs: NOW_MS + 60_000 }]);
+				await store.deleteObject(upload.objectId, NOW_MS);
+				await store.deferRepair(item, NOW_MS);
+				expect(await dueItems()).toEqual([]);
+			});
+
+			test('done: the new shard replaces the old one, which is deleted; findings and item go', async () => {
+				const upload = await make.store(store, workers, { segments: 2 });
+				await store.addFindings([finding(upload, 1, 2), finding(upload, 1, 4)]);
+				const item = (await dueItems()).find(({ shardIndex }) => shardIndex === 2) as RepairItem;
+				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				await store.repairDone(done, uploadId);
+				await store.repairDone(done, uploadId);
+				const segments = (await stored(upload))?.segments as Segment[];
+				expect(segments[0]).toEqual(upload.commit.segments[0]);
+				expect(segments[1]?.placements[2]).toEqual({ shardIndex: 2, ...shard });
+				expect(segments[1]?.placements).toHaveLength(6);
+				expect(await deletions()).toEqual([placementOf(upload, 1, 2).shardId]);
+				expect(await store.findings(upload.versionId)).toEqual([finding(upload, 1, 4)]);
+				expect(await dueItems()).toMatchObject([{ shardIndex: 4 }]);
+				expect((await store.counts()).intents).toBe(0);
+			});
+
+			test('done: a shard that was missing is added', async () => {
+				const upload = await make.store(store, workers, { missing: [0] });
+				const before = await deletions();
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				await store.repairDone(done, uploadId);
+				expect((await stored(upload))?.segments[0]?.placements[0]).toEqual({ shardIndex: 0, ...shard });
+				expect(await deletions()).toEqual(before);
+				expect((await store.counts()).repairs).toBe(0);
+			});
+
+			test('done too late: the object is gone, so the new shard is deleted', async () => {
+				const upload = await make.store(store, workers, { missing: [0] });
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				await store.deleteObject(upload.objectId, NOW_MS);
+				await refused('conflict', store.repairDone(done, uploadId));
+				expect(await deletions()).toEqual(idsOf([...upload.shards, shard]));
+				expect((await store.counts()).intents).toBe(0);
+			});
+
+			test('done for another encoding: the new shard is deleted, the segment stays', async () => {
+				const upload = await make.store(store, workers);
+				const item = { ...itemOf(upload, 0, 1), encodingId: make.id(), attempts: 0, dueAtMs: 0 } as RepairItem;
+				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				await refused('conflict', store.repairDone(done, uploadId));
+				expect(await deletions()).toEqual([shard.shardId]);
+				expect((await stored(upload))?.segments).toEqual(upload.commit.segments);
+			});
+
+			test('done needs an open intent that named the shard', async () => {
+				await make.store(store, workers, { missing: [0] });
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, done } = await rebuilt(item, workers[0] as WorkerId);
+				const other = { ...done, placement: { ...done.placement, shardId: make.id<ShardId>() } };
+				await refused('invalid', store.repairDone(other, uploadId));
+				await store.abort(uploadId, NOW_MS);
+				await refused('expired', store.repairDone(done, uploadId));
+				expect((await store.counts()).repairs).toBe(1);
+			});
+		});
+
+		describe('workers', () => {
+			test('saved, changed, kept', async () => {
+				const [b, a] = [make.worker('worker-b'), make.worker('worker-a')];
+				await store.saveWorker(b);
+				await store.saveWorker(a);
+				const changed = { ...b, address: '127.0.0.1:1', bytesUsed: 2 ** 40, lastSeenMs: NOW_MS + 5 };
+				await store.saveWorker({ ...changed, registeredAtMs: NOW_MS + 5 });
+				store = await opened.reopen();
+				expect(await store.workers()).toEqual([a, changed]);
+			});
+
+			test('another receipt key is denied, another worker with the name refused', async () => {
+				const worker = make.worker('worker-1');
+				await store.saveWorker(worker);
+				await refused('denied', store.saveWorker({ ...worker, receiptKey: make.bytes(32) }));
+				await refused('exists', store.saveWorker(make.worker('worker-1')));
+				await store.saveWorker({ ...worker, name: 'worker-2' });
+				await store.saveWorker(make.worker('worker-1'));
+				expect((await store.workers()).map(({ name: called }) => called)).toEqual(['worker-1', 'worker-2']);
+			});
+		});
+
+		test('counts are those of the rows, also after opening again', async () => {
+			const kept = await make.store(store, workers, { missing: [2], sizeBytes: 1_000 });
+			const gone = await make.store(store, workers, { sizeBytes: 2_000 });
+			await begin(store, make.upload(workers));
+			await store.addFindings([finding(kept, 0, 0)]);
+			await store.deleteObject(gone.objectId, NOW_MS);
+			const expected = { objects: 1, intents: 1, deletions: 7, repairs: 2, bytes: 1_000 };
+			expect(await store.counts()).toEqual(expected);
+			store = await opened.reopen();
+			expect(await store.counts()).toEqual(expected);
+		});
+
+		test('close waits for what is under way; then everything is refused', async () => {
+			const upload = make.upload(workers);
+			const writes = [begin(store, upload), store.commit(upload.commit)];
+			const closed = store.close();
+			await Promise.all(writes);
+			await closed;
+			await store.close();
+			await refused('unavailable', store.counts());
+			store = await opened.reopen();
+			expect(await stored(upload)).not.toBeNull();
+		});
+	});
+}
+
+async function refused(kind: ErrorKind, call: Promise<unknown>): Promise<void> {
+	await expect(call).rejects.toMatchObject({ name: 'DistroError', kind });
+}

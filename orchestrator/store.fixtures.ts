@@ -1,0 +1,149 @@
+/**
+ * Made-up rows for tests and benchmarks of metadata stores: repeatable from a seed, shaped like the real ones.
+ */
+
+import { createHash } from 'node:crypto';
+import type {
+	EncodingId,
+	ObjectId,
+	SealId,
+	ShardId,
+	UploadId,
+	VersionId,
+	WorkerId,
+} from '../core/ids.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type { Commit, IntendedShard, MetadataStore, RepairItem, WorkerRow } from './store.ts';
+
+export interface Upload {
+	/** Every shard of the upload, segment by segment, also those that the commit leaves out. */
+	readonly shards: readonly IntendedShard[];
+	readonly commit: Commit;
+	readonly uploadId: UploadId;
+	readonly objectId: ObjectId;
+	readonly versionId: VersionId;
+}
+
+export interface UploadShape {
+	/** 0: inline. */
+	readonly segments?: number;
+	readonly k?: number;
+	readonly n?: number;
+	/** Shard indexes of every segment that are not placed. */
+	readonly missing?: readonly number[];
+	readonly nowMs?: number;
+	readonly sizeBytes?: number;
+	readonly idempotency?: { readonly key: string; readonly fingerprint: string };
+}
+
+export const NOW_MS = 1_760_000_000_000;
+
+export class Fixtures {
+	readonly #seed: string;
+	#count = 0;
+
+	constructor(seed: string) {
+		this.#seed = seed;
+	}
+
+	bytes(count: number): Buffer {
+		const blocks: Buffer[] = [];
+		for (let filled = 0; filled < count; filled += 32) {
+			blocks.push(createHash('sha256').update(`${this.#seed} ${this.#count++}`).digest());
+		}
+		return Buffer.concat(blocks).subarray(0, count);
+	}
+
+	id<T extends string>(): T {
+		return this.bytes(16).toString('hex') as T;
+	}
+
+	worker(name: string): WorkerRow {
+		return {
+			workerId: this.id<WorkerId>(),
+			name,
+			address: '127.0.0.1:9201',
+			zone: 'zone-a',
+			receiptKey: this.bytes(32),
+			registeredAtMs: NOW_MS,
+			lastSeenMs: NOW_MS,
+			bytesTotal: 2 ** 41 + 1,
+			bytesUsed: 2 ** 33 + 1,
+			shards: 12,
+		};
+	}
+
+	/** Shards go to workers in turn, one each. */
+	upload(workers: readonly WorkerId[], shape: UploadShape = {}): Upload {
+		const { segments: count = 1, k = 4, n = 6, missing = [], nowMs = NOW_MS, sizeBytes = 65_536 } = shape;
+		const shards: IntendedShard[] = [];
+		const segments = Array.from({ length: count }, (_, index): Segment => {
+			const all = Array.from({ length: n }, (_, shardIndex) => ({
+				shardIndex,
+				workerId: workers[shardIndex % workers.length] as WorkerId,
+				shardId: this.id<ShardId>(),
+			}));
+			shards.push(...all.map(({ shardId, workerId }) => ({ shardId, workerId })));
+			return {
+				index,
+				codec: 'rs-ronomon-6',
+				k,
+				n,
+				cellBytes: 69_632,
+				cells: 17,
+				lastCellBytes: 4_097,
+				sealId: this.id<SealId>(),
+				encodingId: this.id<EncodingId>(),
+				endRecord: this.bytes(48),
+				roots: this.bytes(32 * n),
+				because: `${k}+${n - k}: any ${n - k} of ${n} workers may fail`,
+				placements: all.filter(({ shardIndex }) => !missing.includes(shardIndex)),
+			};
+		});
+		const uploadId = this.id<UploadId>();
+		const objectId = this.id<ObjectId>();
+		const versionId = this.id<VersionId>();
+		const commit: Commit = {
+			object: {
+				objectId,
+				versionId,
+				uploadId,
+				sizeBytes,
+				segments: count,
+				createdAtMs: nowMs,
+				etag: this.id(),
+				keyGeneration: 1,
+				wrappedKey: this.bytes(64),
+				manifest: this.bytes(150),
+				inline: count === 0 ? this.bytes(80) : null,
+			},
+			segments,
+			abandoned: [],
+			idempotency:
+				shape.idempotency === undefined
+					? null
+					: { ...shape.idempotency, owner: 'owner', uploadId, expiresAtMs: nowMs + 1_000 },
+			nowMs,
+		};
+		return { shards, commit, uploadId, objectId, versionId };
+	}
+
+	/** Begun and committed. */
+	async store(store: MetadataStore, workers: readonly WorkerId[], shape: UploadShape = {}): Promise<Upload> {
+		const upload = this.upload(workers, shape);
+		await begin(store, upload);
+		await store.commit(upload.commit);
+		return upload;
+	}
+}
+
+export function begin(store: MetadataStore, upload: Upload, expiresAtMs = upload.commit.nowMs + 1_000): Promise<void> {
+	const { uploadId, objectId, shards } = upload;
+	return store.begin({ uploadId, objectId, shards, expiresAtMs });
+}
+
+/** The queue item that a shard of an upload's segment must have. */
+export function itemOf(upload: Upload, segment: number, shardIndex: number): Omit<RepairItem, 'attempts' | 'dueAtMs'> {
+	const { encodingId } = upload.commit.segments[segment] as Segment;
+	return { objectId: upload.objectId, versionId: upload.versionId, segment, encodingId, shardIndex };
+}
