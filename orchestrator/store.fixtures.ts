@@ -39,19 +39,23 @@ export interface UploadShape {
 export const NOW_MS = 1_760_000_000_000;
 
 export class Fixtures {
-	readonly #seed: string;
-	#count = 0;
+	/** State of a SplitMix-like generator: fast, so that benchmarks don't measure it. */
+	#state: number;
 
 	constructor(seed: string) {
-		this.#seed = seed;
+		this.#state = createHash('sha256').update(seed).digest().readUInt32LE();
 	}
 
 	bytes(count: number): Buffer {
-		const blocks: Buffer[] = [];
-		for (let filled = 0; filled < count; filled += 32) {
-			blocks.push(createHash('sha256').update(`${this.#seed} ${this.#count++}`).digest());
+		const words = new Int32Array(Math.ceil(count / 4));
+		for (let index = 0; index < words.length; index++) {
+			this.#state = (this.#state + 0x9e3779b9) | 0;
+			let word = this.#state ^ (this.#state >>> 16);
+			word = Math.imul(word, 0x21f0aaad);
+			word = Math.imul(word ^ (word >>> 15), 0x735a2d97);
+			words[index] = word ^ (word >>> 15);
 		}
-		return Buffer.concat(blocks).subarray(0, count);
+		return Buffer.from(words.buffer, 0, count);
 	}
 
 	id<T extends string>(): T {

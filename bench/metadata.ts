@@ -1,0 +1,84 @@
+/**
+ * What the embedded metadata store costs: begin + commit of a 4+2 object of one segment, and reads, at 1, 8 and 32 at once.
+ *
+ *     node bench/metadata.ts [folder]
+ *
+ * CPU is that of the whole process, so both threads and the calling code. The folder should be on the disk that matters
+ * (default: the working directory); the temporary database in it is removed.
+ */
+
+import { mkdtemp, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { begin, Fixtures, type Upload } from '../orchestrator/store.fixtures.ts';
+import { openSqliteStore } from '../orchestrator/store-sqlite.ts';
+import type { WorkerId } from '../core/ids.ts';
+
+const RUN_MS = 1_000;
+const CONCURRENCIES = [1, 8, 32];
+/** Made before the clock runs; more than a run can use. */
+const UPLOADS = 5_000;
+
+const folder = await mkdtemp(join(resolve(process.argv[2] ?? '.'), 'bench-metadata-'));
+const store = await openSqliteStore({ path: join(folder, 'metadata.db') });
+const make = new Fixtures('bench');
+const workers = Array.from({ length: 6 }, () => make.id<WorkerId>());
+const stored: Upload[] = [];
+
+try {
+	console.log('operation            at once    op/s   µs CPU/op   ms p50');
+	for (const concurrency of CONCURRENCIES) {
+		const uploads = Array.from({ length: UPLOADS }, () => make.upload(workers));
+		await measure('begin + commit', concurrency, async () => {
+			const upload = uploads.pop();
+			if (upload === undefined) return false;
+			await begin(store, upload);
+			await store.commit(upload.commit);
+			stored.push(upload);
+			return true;
+		});
+	}
+	for (const concurrency of CONCURRENCIES) {
+		let at = 0;
+		await measure('object', concurrency, async () => {
+			const { objectId } = stored[at++ % stored.length] as Upload;
+			return (await store.object(objectId)) !== null;
+		});
+	}
+	for (const concurrency of CONCURRENCIES) {
+		let at = 0;
+		await measure('objectWithSegments', concurrency, async () => {
+			const { objectId } = stored[at++ % stored.length] as Upload;
+			return (await store.objectWithSegments(objectId, { fromSegment: 0, limit: 8 })) !== null;
+		});
+	}
+} finally {
+	await store.close();
+	await rm(folder, { recursive: true });
+}
+
+/** Calls `operation` from `concurrency` loops until the time is over or it answers false. */
+async function measure(name: string, concurrency: number, operation: () => Promise<boolean>): Promise<void> {
+	const startedMs = performance.now();
+	const cpu = process.cpuUsage();
+	const tookMs: number[] = [];
+	const loop = async () => {
+		while (performance.now() - startedMs < RUN_MS) {
+			const fromMs = performance.now();
+			if (!(await operation())) break;
+			tookMs.push(performance.now() - fromMs);
+		}
+	};
+	await Promise.all(Array.from({ length: concurrency }, loop));
+	const seconds = (performance.now() - startedMs) / 1_000;
+	const { user, system } = process.cpuUsage(cpu);
+	const count = tookMs.length;
+	tookMs.sort((a, b) => a - b);
+	const columns = [
+		name.padEnd(20),
+		String(concurrency).padStart(7),
+		(count / seconds).toFixed(0).padStart(7),
+		((user + system) / count).toFixed(0).padStart(11),
+		(tookMs[count >> 1] ?? 0).toFixed(2).padStart(8),
+	];
+	console.log(columns.join(' '));
+}

@@ -1,0 +1,82 @@
+/** The orchestrator's environment, read once; the master key is made here when none is given. */
+
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type MasterKeyring, parseMasterKeys } from '../core/crypto/keys.ts';
+import {
+	INLINE_LIMIT_BYTES,
+	INLINE_MAX_BYTES,
+	MEMORY_BUDGET_BYTES,
+	MEMORY_BUDGET_MIN_BYTES,
+	OBJECT_MAX_BYTES,
+} from '../core/limits.ts';
+import { DEFAULT_POLICY, type RedundancyPolicy } from '../core/model/redundancy.ts';
+import type { Random } from '../core/ports.ts';
+import { EnvReader } from '../platform/env.ts';
+import { writeFileDurably } from '../platform/files.ts';
+
+export interface OrchestratorConfig {
+	readonly dataDir: string;
+	readonly name: string;
+	readonly tlsDir: string;
+	readonly httpHost: string;
+	readonly httpPort: number;
+	readonly grpcHost: string;
+	readonly grpcPort: number;
+	readonly master: MasterKeyring;
+	/** A sentence for the log when the key was just made, else null. */
+	readonly masterKeyMade: string | null;
+	readonly memoryBudgetBytes: number;
+	readonly inlineMaxBytes: number;
+	readonly maxObjectBytes: number;
+	/** `keys`: an API key is needed. `off`: never. `auto`: needed beyond loopback. */
+	readonly auth: 'auto' | 'keys' | 'off';
+	readonly workerConnections: number;
+	readonly policy: RedundancyPolicy;
+	readonly logLevel: string;
+}
+
+const MAX_BYTES = Number.MAX_SAFE_INTEGER;
+
+export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
+	const reader = new EnvReader(env);
+	const dataDir = reader.text('DATA_DIR', './data');
+	const given = reader.secret('MASTER_KEY');
+	if (reader.optional('SUPABASE_URL') !== null) {
+		reader.mistake('SUPABASE_URL is set, and this release keeps metadata in SQLite only: unset it');
+	}
+	const shared = {
+		dataDir,
+		name: reader.text('NAME', 'orchestrator-1'),
+		tlsDir: reader.text('TLS_DIR', join(dataDir, 'tls')),
+		httpHost: reader.text('HTTP_HOST', '127.0.0.1'),
+		httpPort: reader.port('HTTP_PORT', 8080),
+		grpcHost: reader.text('GRPC_HOST', reader.text('HTTP_HOST', '127.0.0.1')),
+		grpcPort: reader.port('GRPC_PORT', 9090),
+		memoryBudgetBytes: reader.size('MEMORY_BUDGET', MEMORY_BUDGET_BYTES, { min: MEMORY_BUDGET_MIN_BYTES, max: MAX_BYTES }),
+		inlineMaxBytes: reader.size('INLINE_MAX', INLINE_MAX_BYTES, { min: 0, max: INLINE_LIMIT_BYTES }),
+		maxObjectBytes: reader.size('MAX_OBJECT', OBJECT_MAX_BYTES, { min: 1, max: OBJECT_MAX_BYTES }),
+		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),
+		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
+		policy: DEFAULT_POLICY,
+		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
+	};
+	const master = given === null ? null : reader.parse(() => parseMasterKeys(given));
+	reader.done();
+	if (master !== null) return { ...shared, master, masterKeyMade: null };
+	const kept = keptMasterKey(dataDir, random);
+	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
+}
+
+/** Without MASTER_KEY: the one in the data folder, made once. */
+function keptMasterKey(dataDir: string, random: Random): { text: string; made: string | null } {
+	const path = join(dataDir, 'master.key');
+	if (existsSync(path)) return { text: readFileSync(path, 'utf8'), made: null };
+	mkdirSync(dataDir, { recursive: true });
+	const text = random.bytes(32).toString('hex');
+	writeFileDurably(path, `${text}\n`, { mode: 0o600 });
+	return {
+		text,
+		made: `made a master key and keep it in ${path} (mode 0600): copy it to a safe place, nothing can be read without it`,
+	};
+}

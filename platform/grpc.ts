@@ -1,0 +1,48 @@
+/** Construction of grpc-js servers and credentials from the process's TLS, mTLS always. */
+
+import * as grpc from '@grpc/grpc-js';
+import { DistroError } from '../core/errors.ts';
+import { parseIdentity, type PeerIdentity, type TlsSource } from './tls.ts';
+
+/** Dead peers are noticed by these, in milliseconds. */
+const KEEPALIVE = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 5_000 } as const;
+
+export function createGrpcServer(): grpc.Server {
+	return new grpc.Server({ ...KEEPALIVE, 'grpc.max_receive_message_length': 1024 * 1024 });
+}
+
+/** Resolves to the port. */
+export function bindGrpcServer(server: grpc.Server, options: { address: string; tls: TlsSource }): Promise<number> {
+	const { ca, cert, key } = options.tls.material;
+	const credentials = grpc.ServerCredentials.createSsl(ca, [{ cert_chain: cert, private_key: key }], true);
+	return new Promise((resolve, reject) => {
+		server.bindAsync(options.address, credentials, (error, port) => {
+			if (error === null) resolve(port);
+			else reject(new DistroError('invalid', `GRPC_PORT: can't listen on ${options.address}: ${error.message}`));
+		});
+	});
+}
+
+export function grpcChannelCredentials(tls: TlsSource): grpc.ChannelCredentials {
+	const { ca, cert, key } = tls.material;
+	const { clusterId } = tls.identity;
+	return grpc.credentials.createSsl(ca, key, cert, {
+		checkServerIdentity: (_host, peer) => {
+			try {
+				const identity = parseIdentity(peer.subjectaltname);
+				if (identity.clusterId === clusterId && identity.role === 'orchestrator') return undefined;
+				return new DistroError('denied', 'this address is not an orchestrator of this cluster');
+			} catch (error) {
+				return error as Error;
+			}
+		},
+	});
+}
+
+export const CLIENT_OPTIONS: grpc.ChannelOptions = { ...KEEPALIVE, 'grpc.keepalive_permit_without_calls': 1 };
+
+/** Who calls, from the certificate of the call's connection. Throws `denied`. */
+export function peerOf(call: { getAuthContext(): grpc.AuthContext }): PeerIdentity {
+	const certificate = call.getAuthContext().sslPeerCertificate as { subjectaltname?: string } | undefined;
+	return parseIdentity(certificate?.subjectaltname);
+}

@@ -1,0 +1,58 @@
+/** A worker's environment, read once. */
+
+import { DISK_RESERVE_BYTES, MEMORY_BUDGET_MIN_BYTES } from '../core/limits.ts';
+import { EnvReader } from '../platform/env.ts';
+
+export interface WorkerConfig {
+	readonly dataDir: string;
+	readonly name: string;
+	readonly zone: string;
+	readonly tlsDir: string;
+	readonly grpcHost: string;
+	readonly grpcPort: number;
+	/** What orchestrators dial; null: grpcHost and the port that was bound. */
+	readonly advertise: string | null;
+	readonly httpHost: string;
+	readonly httpPort: number;
+	/** host:port of each orchestrator's gRPC service. */
+	readonly orchestrators: readonly string[];
+	readonly memoryBudgetBytes: number;
+	readonly diskReserveBytes: number;
+	/** Bytes that this worker may use; null: what the volume has. */
+	readonly capacityBytes: number | null;
+	readonly logLevel: string;
+}
+
+const MiB = 1024 * 1024;
+const MAX_BYTES = Number.MAX_SAFE_INTEGER;
+
+export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
+	const reader = new EnvReader(env);
+	const config: WorkerConfig = {
+		dataDir: reader.required('DATA_DIR', './data/worker-1'),
+		name: reader.required('NAME', 'worker-1'),
+		zone: zoneOf(reader),
+		tlsDir: reader.required('TLS_DIR', './data/worker-1/tls'),
+		grpcHost: reader.text('GRPC_HOST', '0.0.0.0'),
+		grpcPort: reader.port('GRPC_PORT', 9090),
+		advertise: reader.optional('ADVERTISE'),
+		httpHost: reader.text('HTTP_HOST', reader.text('GRPC_HOST', '0.0.0.0')),
+		httpPort: reader.port('HTTP_PORT', 8080),
+		orchestrators: reader
+			.required('ORCHESTRATORS', 'orchestrator:9090')
+			.split(',')
+			.map((address) => address.trim())
+			.filter((address) => address !== ''),
+		memoryBudgetBytes: reader.size('MEMORY_BUDGET', 48 * MiB, { min: MEMORY_BUDGET_MIN_BYTES, max: MAX_BYTES }),
+		diskReserveBytes: reader.size('DISK_RESERVE', DISK_RESERVE_BYTES, { min: 0, max: MAX_BYTES }),
+		capacityBytes: reader.optional('CAPACITY') === null ? null : reader.size('CAPACITY', 0, { min: 1, max: MAX_BYTES }),
+		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
+	};
+	reader.done();
+	return config;
+}
+
+/** ZONE, or the content of ZONE_FILE (a downward-API volume). */
+function zoneOf(reader: EnvReader): string {
+	return reader.secret('ZONE') ?? '';
+}
