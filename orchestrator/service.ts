@@ -4,13 +4,12 @@
  * Who calls is read from the certificate; a message never says it.
  */
 
-import type { ServerDuplexStream, ServerUnaryCall } from '@grpc/grpc-js';
-import * as grpc from '@grpc/grpc-js';
+import type * as grpc from '@grpc/grpc-js';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { type ClusterId, parseId, type WorkerId } from '../core/ids.ts';
 import { HEARTBEAT_MS } from '../core/limits.ts';
+import { peerOf } from '../platform/grpc.ts';
 import { toServiceError } from '../platform/rpc-errors.ts';
-import type { PeerIdentity } from '../platform/tls.ts';
 import {
 	type ClusterServiceServer,
 	ClusterServiceService,
@@ -22,8 +21,6 @@ import type { WorkerRegistry } from './workers.ts';
 export interface ClusterServiceDeps {
 	readonly clusterId: ClusterId;
 	readonly workers: WorkerRegistry;
-	/** The peer's name, from the certificate of the call's connection. */
-	readonly peerOf: (call: grpc.ServerUnaryCall<unknown, unknown> | ServerDuplexStream<unknown, unknown>) => PeerIdentity;
 	readonly onWorker: (event: 'joined' | 'left', name: string) => void;
 }
 
@@ -32,8 +29,8 @@ const ADDRESS = /^[^\s:/]+:\d{1,5}$/;
 const ZONE_MAX = 63;
 
 export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps): void {
-	const workerOf = (call: ServerUnaryCall<unknown, unknown> | ServerDuplexStream<unknown, unknown>): WorkerId => {
-		const peer = deps.peerOf(call);
+	const workerOf = (call: Parameters<typeof peerOf>[0]): WorkerId => {
+		const peer = peerOf(call);
 		if (peer.clusterId !== deps.clusterId || peer.role !== 'worker') {
 			throw new DistroError('denied', 'only workers of this cluster may call this');
 		}
@@ -54,7 +51,7 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 				answer(toServiceError(asDistroError(error)));
 			}
 		},
-		heartbeat: (call: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse>) => {
+		heartbeat: (call: grpc.ServerDuplexStream<HeartbeatRequest, HeartbeatResponse>) => {
 			try {
 				const workerId = workerOf(call);
 				const heartbeat = deps.workers.heartbeat(workerId);

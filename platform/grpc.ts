@@ -42,7 +42,6 @@ export function grpcChannelCredentials(tls: TlsSource): grpc.ChannelCredentials 
 export const CLIENT_OPTIONS: grpc.ChannelOptions = { ...KEEPALIVE, 'grpc.keepalive_permit_without_calls': 1 };
 
 /** Who calls, from the certificate of the call's connection. Throws `denied`. */
-export function peerOf(call: { getAuthContext(): grpc.AuthContext }): PeerIdentity {
-	const certificate = call.getAuthContext().sslPeerCertificate as { subjectaltname?: string } | undefined;
-	return parseIdentity(certificate?.subjectaltname);
+export function peerOf(call: { getAuthContext(): { sslPeerCertificate?: { subjectaltname?: string } } }): PeerIdentity {
+	return parseIdentity(call.getAuthContext().sslPeerCertificate?.subjectaltname);
 }

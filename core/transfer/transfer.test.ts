@@ -41,7 +41,7 @@ async function scatterAll(
 	const shape: SegmentShape = { codec: k === 1 ? 'replicate' : 'rs-ronomon-6', k, n, cellBytes: C, cells, lastCellBytes };
 	const spares = [...(o.spares ?? [])];
 	let failure: DistroError | null = null;
-	const free = Array.from({ length: o.slots ?? 2 }, () => Buffer.alloc(n * C));
+	const free: Buffer[] = Array.from({ length: o.slots ?? 2 }, () => Buffer.alloc(n * C));
 	const slotCount = free.length;
 	let wake = () => {};
 	const scatter = new Scatter({

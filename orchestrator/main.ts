@@ -1,0 +1,183 @@
+/** The orchestrator process: reads its environment, builds its parts, serves. The only place that constructs. */
+
+import { mkdirSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { DistroError } from '../core/errors.ts';
+import { chooseRedundancy } from '../core/model/redundancy.ts';
+import { systemClock, systemRandom } from '../platform/clock.ts';
+import { bindGrpcServer, createGrpcServer } from '../platform/grpc.ts';
+import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
+import { listening } from '../platform/listen.ts';
+import { createLogger } from '../platform/log.ts';
+import { ArenaPool } from '../platform/memory-pool.ts';
+import { GrpcShardTransport } from '../platform/shard-transport.ts';
+import { TlsSource } from '../platform/tls.ts';
+import { openApiKeys } from './api-keys.ts';
+import { readConfig } from './config.ts';
+import { Findings } from './findings.ts';
+import { createAuthenticator } from './http/auth.ts';
+import { createHttpServer } from './http/server.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
+import { Keyring } from './keyring.ts';
+import { createOrchestratorMetrics } from './metrics.ts';
+import { ObjectService } from './objects.ts';
+import type { ClusterView } from './objects.types.ts';
+import { repairDue } from './repair.ts';
+import { addClusterService } from './service.ts';
+import { openSqliteStore } from './store-sqlite.ts';
+import { WorkerRegistry } from './workers.ts';
+
+const REPAIR_IDLE_MS = 1_000;
+/** How long uploads and downloads may finish after the word to stop. */
+const DRAIN_MS = 8_000;
+
+await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
+	const config = readConfig(process.env, systemRandom);
+	const log = createLogger({ role: 'orchestrator', name: config.name, level: config.logLevel });
+	if (config.masterKeyMade !== null) log.warn({}, config.masterKeyMade);
+	mkdirSync(config.dataDir, { recursive: true });
+	const tls = new TlsSource(config.tlsDir);
+	const { clusterId, role } = tls.identity;
+	if (role !== 'orchestrator') throw new DistroError('denied', `the certificate in ${config.tlsDir} is for a ${role}`);
+	const clock = systemClock;
+	const random = systemRandom;
+
+	const store = await openSqliteStore({
+		path: join(config.dataDir, 'metadata.db'),
+		onFailed: (error) => {
+			log.error({ err: error }, 'the metadata store failed');
+			lifecycle.stop('the metadata store failed');
+		},
+	});
+	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
+	const workers = new WorkerRegistry({ store, clock });
+	await workers.load();
+	const transport = new GrpcShardTransport({ tls, connections: config.workerConnections });
+	const pool = new ArenaPool(config.memoryBudgetBytes, { clock });
+	const metrics = createOrchestratorMetrics({ name: config.name, pool, workers, store, tls });
+	const findings = new Findings({
+		store,
+		clock,
+		onReport: (kind, workerId) => {
+			metrics.findings.inc({ kind });
+			log.warn({ kind, worker: workers.name(workerId) }, 'a shard is not what was stored: queued for repair');
+		},
+	});
+	const { policy, inlineMaxBytes } = config;
+	const deps = { clusterId, store, workers, transport, keyring, clock, random, policy, inlineMaxBytes, pool, findings };
+	const objects = new ObjectService({
+		...deps,
+		onEncoding: (k, n) => metrics.encodings.inc({ code: `${k}+${n - k}` }),
+	});
+
+	const grpc = createGrpcServer();
+	addClusterService(grpc, {
+		clusterId,
+		workers,
+		onWorker: (event, worker) => log.info({ worker }, event === 'joined' ? 'worker joined' : 'worker left'),
+	});
+	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
+
+	const apiKeys = openApiKeys({ dataDir: config.dataDir, clock });
+	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
+	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
+	if (needsKeys && (await apiKeys.apiKeys()).length === 0) {
+		throw new DistroError(
+			'denied',
+			`it would listen on ${config.httpHost} with no API key: make one (npm run keys -- create --scope admin --label me), or set AUTH=off if anyone who reaches it may do anything`,
+		);
+	}
+	let ready = true;
+	const http = createHttpServer({
+		objects,
+		cluster: () => clusterView(),
+		auth: needsKeys ? createAuthenticator({ apiKeys, clock }) : null,
+		ready: async () => {
+			if (!ready) return { ok: false, reasons: ['stopping'] };
+			try {
+				await store.counts();
+				return { ok: true, reasons: [] };
+			} catch (error) {
+				return { ok: false, reasons: [`the metadata store does not answer: ${(error as Error).message}`] };
+			}
+		},
+		metrics,
+		log,
+		limits: { maxObjectBytes: config.maxObjectBytes },
+	});
+	await http.listen({ host: config.httpHost, port: config.httpPort });
+	await listening(http.server, `HTTP_PORT ${config.httpPort}`);
+
+	async function clusterView(): Promise<ClusterView> {
+		const counts = await store.counts();
+		let redundancy: ClusterView['redundancy'] = null;
+		try {
+			const { n, k, because } = chooseRedundancy({ sizeBytes: null, cells: 256, ended: false }, workers.policyWorkers(), policy);
+			redundancy = { n, k, because };
+		} catch (error) {
+			if (!(error instanceof DistroError)) throw error;
+		}
+		return {
+			cluster_id: clusterId,
+			workers: workers.rows().map(({ row, state }) => ({
+				name: row.name,
+				worker_id: row.workerId,
+				state,
+				zone: row.zone,
+				address: row.address,
+				shards: row.shards,
+				bytes_used: row.bytesUsed,
+				bytes_total: row.bytesTotal,
+				last_seen: new Date(row.lastSeenMs).toISOString(),
+			})),
+			objects: counts.objects,
+			queues: { intents: counts.intents, deletions: counts.deletions, repairs: counts.repairs },
+			budget: { capacity_bytes: pool.capacityBytes, used_bytes: pool.usedBytes },
+			redundancy,
+		};
+	}
+
+	const repairJob: Job = {
+		name: 'repair',
+		step: async (signal) => {
+			const repaired = await repairDue(deps, {
+				signal,
+				onOutcome: (outcome, item, error) => {
+					metrics.repairs.inc({ outcome });
+					const fields = { object: item.objectId, segment: item.segment, shard: item.shardIndex, attempts: item.attempts };
+					if (error === null) log.info(fields, 'rebuilt a shard');
+					else log.warn({ ...fields, err: error }, 'could not rebuild a shard yet');
+				},
+			});
+			return repaired > 0 ? 0 : REPAIR_IDLE_MS;
+		},
+	};
+	const jobs = runJobs(
+		[
+			expireIntentsJob({ store, clock }),
+			deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
+			repairJob,
+		],
+		{ clock, onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again') },
+	);
+
+	lifecycle.onStop('store', () => store.close());
+	lifecycle.onStop('api keys', () => apiKeys.close());
+	lifecycle.onStop('transport', () => transport.close());
+	lifecycle.onStop('grpc', () => grpc.forceShutdown());
+	lifecycle.onStop('http', async () => {
+		ready = false;
+		const cancel = clock.schedule(DRAIN_MS, () => {
+			objects.abortUploads('the orchestrator is stopping');
+			http.server.closeAllConnections();
+		});
+		http.server.closeIdleConnections();
+		await http.close();
+		cancel();
+	});
+	lifecycle.onStop('jobs', () => jobs.stop());
+	const address = http.server.address() as AddressInfo;
+	log.info({ clusterId, http: `${config.httpHost}:${address.port}`, grpc: `${config.grpcHost}:${grpcPort}` }, 'serving');
+	return log;
+});

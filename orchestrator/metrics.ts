@@ -1,0 +1,75 @@
+/** The orchestrator's own metrics. Nothing here grows with the number of objects. */
+
+import { Counter, Gauge, Histogram } from 'prom-client';
+import type { ArenaPool } from '../platform/memory-pool.ts';
+import { createRegistry } from '../platform/metrics.ts';
+import type { TlsSource } from '../platform/tls.ts';
+import type { MetadataStore } from './store.ts';
+import type { WorkerRegistry } from './workers.ts';
+
+const DURATION_BUCKETS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+export function createOrchestratorMetrics(deps: {
+	name: string;
+	pool: ArenaPool;
+	workers: WorkerRegistry;
+	store: MetadataStore;
+	tls: TlsSource;
+}) {
+	const { pool, workers, store, tls } = deps;
+	const registry = createRegistry({ role: 'orchestrator', name: deps.name });
+	const registers = [registry];
+	const gauge = (name: string, help: string, read: () => number) =>
+		new Gauge({
+			name,
+			help,
+			registers,
+			collect() {
+				this.set(read());
+			},
+		});
+	gauge('distro_memory_budget_bytes', 'Memory for bytes in flight', () => pool.capacityBytes);
+	gauge('distro_memory_budget_used_bytes', 'Of it in use now', () => pool.usedBytes);
+	gauge('distro_memory_budget_waiting', 'Transfers that wait for memory now', () => pool.waiting);
+	gauge('distro_certificate_expiry_timestamp_seconds', 'When the process certificate ends', () => tls.notAfterMs / 1000);
+	new Gauge({
+		name: 'distro_workers',
+		help: 'Workers by state',
+		labelNames: ['state'],
+		registers,
+		collect() {
+			this.reset();
+			for (const state of ['ready', 'suspect', 'lost', 'cordoned', 'draining']) this.set({ state }, 0);
+			for (const { state } of workers.rows()) this.inc({ state });
+		},
+	});
+	new Gauge({
+		name: 'distro_queue_length',
+		help: 'Objects stored, and items in the durable queues',
+		labelNames: ['queue'],
+		registers,
+		async collect() {
+			const { objects, intents, deletions, repairs } = await store.counts();
+			for (const [queue, count] of Object.entries({ objects, intents, deletions, repairs })) this.set({ queue }, count);
+		},
+	});
+	const requests = new Histogram({
+		name: 'distro_http_request_duration_seconds',
+		help: 'HTTP requests by method, route and status',
+		labelNames: ['method', 'route', 'status'],
+		buckets: DURATION_BUCKETS_S,
+		registers,
+	});
+	return {
+		contentType: registry.contentType,
+		render: () => registry.metrics(),
+		observeRequest: (request: { method: string; route: string; status: number; seconds: number }) => {
+			const { method, route, status, seconds } = request;
+			requests.observe({ method, route, status }, seconds);
+		},
+		encodings: new Counter({ name: 'distro_segments_encoded_total', help: 'Segments written, by code', labelNames: ['code'], registers }),
+		findings: new Counter({ name: 'distro_shard_findings_total', help: 'Shards found missing or corrupt', labelNames: ['kind'], registers }),
+		repairs: new Counter({ name: 'distro_repairs_total', help: 'Repairs by outcome', labelNames: ['outcome'], registers }),
+		deletedShards: new Counter({ name: 'distro_deleted_shards_total', help: 'Shards that workers have moved to trash', registers }),
+	};
+}

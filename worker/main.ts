@@ -1,0 +1,129 @@
+/** The worker process: reads its environment, builds its parts, serves, registers. The only place that constructs. */
+
+import { once } from 'node:events';
+import type { Http2Session } from 'node:http2';
+import type { AddressInfo } from 'node:net';
+import { Counter, Gauge } from 'prom-client';
+import { DistroError } from '../core/errors.ts';
+import { parseId, type WorkerId } from '../core/ids.ts';
+import { systemClock, systemRandom } from '../platform/clock.ts';
+import { grpcChannelCredentials } from '../platform/grpc.ts';
+import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
+import { createLogger } from '../platform/log.ts';
+import { ArenaPool } from '../platform/memory-pool.ts';
+import { createMetricsServer, createRegistry } from '../platform/metrics.ts';
+import { createShardServer } from '../platform/shard-server.ts';
+import { listening } from '../platform/listen.ts';
+import { parseIdentity, TlsSource } from '../platform/tls.ts';
+import { readConfig } from './config.ts';
+import { startHeartbeat } from './heartbeat.ts';
+import { loadOrCreateIdentity } from './identity.ts';
+import { shardHandlers } from './service.ts';
+import { openDiskStore } from './store-disk.ts';
+
+await runProcess('worker', async (lifecycle: Lifecycle) => {
+	const config = readConfig(process.env);
+	const log = createLogger({ role: 'worker', name: config.name, level: config.logLevel });
+	const identity = loadOrCreateIdentity(config.dataDir, systemRandom);
+	const tls = new TlsSource(config.tlsDir);
+	const { clusterId, role, id } = tls.identity;
+	if (role !== 'worker' || parseId<WorkerId>(id, 'the worker id in the certificate') !== identity.workerId) {
+		throw new DistroError(
+			'denied',
+			`the certificate in ${config.tlsDir} is for ${role} ${id}, and the volume ${config.dataDir} belongs to worker ${identity.workerId}: give this worker its own certificate`,
+		);
+	}
+	const store = await openDiskStore({
+		dataDir: config.dataDir,
+		workerId: identity.workerId,
+		clock: systemClock,
+		reserveBytes: config.diskReserveBytes,
+		...(config.capacityBytes === null ? {} : { capacityBytes: config.capacityBytes }),
+	});
+	const pool = new ArenaPool(config.memoryBudgetBytes, { clock: systemClock });
+	const registry = createRegistry({ role: 'worker', name: config.name });
+	const bytes = new Counter({ name: 'distro_worker_bytes_total', help: 'Bytes of cells received and sent', labelNames: ['direction'], registers: [registry] });
+	const calls = new Counter({ name: 'distro_worker_calls_total', help: 'Finished calls by method and outcome', labelNames: ['method', 'outcome'], registers: [registry] });
+	new Gauge({
+		name: 'distro_worker_memory_budget_used_bytes',
+		help: 'Bytes in flight now',
+		registers: [registry],
+		collect() {
+			this.set(pool.usedBytes);
+		},
+	});
+
+	const server = createShardServer({
+		tls: tls.serverTlsOptions(),
+		handlers: shardHandlers({
+			workerId: identity.workerId,
+			store,
+			pool,
+			clock: systemClock,
+			receiptKey: identity.receiptKey,
+			authorize: (certificate) => {
+				const peer = parseIdentity(certificate.subjectaltname);
+				if (peer.clusterId !== clusterId || peer.role !== 'orchestrator') {
+					throw new DistroError('denied', 'only orchestrators of this cluster may call a worker');
+				}
+			},
+			onBytes: (direction, count) => bytes.inc({ direction }, count),
+		}),
+		observe: (method, outcome) => calls.inc({ method, outcome }),
+	});
+	tls.follow(server);
+	const sessions = new Set<Http2Session>();
+	server.on('session', (session) => {
+		sessions.add(session);
+		session.once('close', () => sessions.delete(session));
+	});
+	server.on('tlsClientError', (error: Error) => log.warn({ reason: error.message }, 'refused a connection'));
+	server.listen(config.grpcPort, config.grpcHost);
+	await listening(server, `GRPC_PORT ${config.grpcPort}`);
+	const port = (server.address() as AddressInfo).port;
+	const address = config.advertise ?? `${config.grpcHost}:${port}`;
+
+	const heartbeat = startHeartbeat({
+		orchestrators: config.orchestrators,
+		credentials: () => grpcChannelCredentials(tls),
+		registration: { name: config.name, address, zone: config.zone, receiptKey: identity.receiptKey },
+		stats: () => store.stats(),
+		clock: systemClock,
+		random: systemRandom,
+		log,
+	});
+
+	let ready = true;
+	const http = createMetricsServer({
+		registry,
+		ready: async () => {
+			if (!ready) return { ok: false, reasons: ['stopping'] };
+			const online = await store.stats().then(
+				() => true,
+				() => false,
+			);
+			const reasons = [
+				...(online ? [] : ['the volume is offline']),
+				...(heartbeat.connected() > 0 ? [] : ['no orchestrator answers']),
+			];
+			return { ok: reasons.length === 0, reasons };
+		},
+	});
+	http.listen(config.httpPort, config.httpHost);
+	await listening(http, `HTTP_PORT ${config.httpPort}`);
+
+	lifecycle.onStop('store', () => store.close());
+	lifecycle.onStop('http', () => void http.close());
+	lifecycle.onStop('shards', async () => {
+		const closed = once(server, 'close');
+		server.close();
+		for (const session of sessions) session.close();
+		await closed;
+	});
+	lifecycle.onStop('heartbeat', () => {
+		ready = false;
+		return heartbeat.stop();
+	});
+	log.info({ workerId: identity.workerId, address, http: `${config.httpHost}:${(http.address() as AddressInfo).port}` }, 'serving');
+	return log;
+});
