@@ -1,5 +1,6 @@
 /**
- * What the embedded metadata store costs: begin + commit of a 4+2 object of one segment, and reads, at 1, 8 and 32 at once.
+ * What the embedded metadata store costs, at 1, 8 and 32 at once: begin + commit of a 4+2 object of one segment, commit of
+ * an inline object, and reads.
  *
  *     node bench/metadata.ts [folder]
  *
@@ -9,11 +10,11 @@
 
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import type { WorkerId } from '../core/ids.ts';
 import { begin, Fixtures, type Upload } from '../orchestrator/store.fixtures.ts';
 import { openSqliteStore } from '../orchestrator/store-sqlite.ts';
-import type { WorkerId } from '../core/ids.ts';
 
-const RUN_MS = 1_000;
+const RUN_MS = 700;
 const CONCURRENCIES = [1, 8, 32];
 /** Made before the clock runs; more than a run can use. */
 const UPLOADS = 5_000;
@@ -34,6 +35,15 @@ try {
 			await begin(store, upload);
 			await store.commit(upload.commit);
 			stored.push(upload);
+			return true;
+		});
+	}
+	for (const concurrency of CONCURRENCIES) {
+		const uploads = Array.from({ length: UPLOADS }, () => make.upload(workers, { segments: 0 }));
+		await measure('commit, inline', concurrency, async () => {
+			const upload = uploads.pop();
+			if (upload === undefined) return false;
+			await store.commit(upload.commit);
 			return true;
 		});
 	}

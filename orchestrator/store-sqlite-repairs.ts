@@ -57,16 +57,15 @@ function countSpares(sql: Sql, objectNo: number, segment: number): void {
 export function findings(sql: Sql, versionId: VersionId): readonly Finding[] {
 	const objectNo = objectNoOf(sql, versionId);
 	if (objectNo === null) return [];
-	const rows = sql.all<Finding>(
+	return sql.all<Finding>(
 		`SELECT shard_id AS shardId, worker_id AS workerId, kind, detail, found_at_ms AS foundAtMs
 			FROM findings WHERE object_no = ? ORDER BY shard_id`,
 		objectNo,
 	);
-	return rows.map((row) => ({ ...row }));
 }
 
 export function repairs(sql: Sql, options: { nowMs: number; limit: number }): readonly RepairItem[] {
-	const rows = sql.all<RepairItem>(
+	return sql.all<RepairItem>(
 		`SELECT object_id AS objectId, version_id AS versionId, segment, encoding_id AS encodingId,
 				shard_index AS shardIndex, attempts, due_at_ms AS dueAtMs
 			FROM repairs INDEXED BY repairs_order
@@ -76,7 +75,6 @@ export function repairs(sql: Sql, options: { nowMs: number; limit: number }): re
 		options.nowMs,
 		options.limit,
 	);
-	return rows.map((row) => ({ ...row }));
 }
 
 /** The object's number, while the segment still has the encoding that the item was queued for. */

@@ -20,39 +20,59 @@ export interface Sql {
 	readonly inTransaction: boolean;
 }
 
+interface Prepared {
+	readonly statement: StatementSync;
+	/** Names of the result's columns. */
+	readonly names: readonly string[];
+}
+
 export class CachedSql implements Sql {
 	readonly #db: DatabaseSync;
-	readonly #statements = new Map<string, StatementSync>();
+	readonly #prepared = new Map<string, Prepared>();
 
 	constructor(db: DatabaseSync) {
 		this.#db = db;
 	}
 
-	#prepared(text: string): StatementSync {
-		let statement = this.#statements.get(text);
-		if (statement === undefined) {
-			statement = this.#db.prepare(text);
-			this.#statements.set(text, statement);
+	#prepare(text: string): Prepared {
+		let prepared = this.#prepared.get(text);
+		if (prepared === undefined) {
+			const statement = this.#db.prepare(text);
+			const names = statement.columns().map(({ name }) => name);
+			// Rows as node:sqlite makes them are dictionaries: slow to make, to copy and to serialize.
+			statement.setReturnArrays(true);
+			prepared = { statement, names };
+			this.#prepared.set(text, prepared);
 		}
-		return statement;
+		return prepared;
 	}
 
 	run(text: string, ...values: SqlValue[]): { changes: number; lastRowId: number } {
-		const { changes, lastInsertRowid } = this.#prepared(text).run(...values);
+		const { changes, lastInsertRowid } = this.#prepare(text).statement.run(...values);
 		return { changes: Number(changes), lastRowId: Number(lastInsertRowid) };
 	}
 
 	get<Row>(text: string, ...values: SqlValue[]): Row | undefined {
-		return this.#prepared(text).get(...values) as Row | undefined;
+		const { statement, names } = this.#prepare(text);
+		const row = statement.get(...values) as unknown as SqlValue[] | undefined;
+		return row === undefined ? undefined : (rowOf(names, row) as Row);
 	}
 
 	all<Row>(text: string, ...values: SqlValue[]): Row[] {
-		return this.#prepared(text).all(...values) as Row[];
+		const { statement, names } = this.#prepare(text);
+		const rows = statement.all(...values) as unknown as SqlValue[][];
+		return rows.map((row) => rowOf(names, row) as Row);
 	}
 
 	get inTransaction(): boolean {
 		return this.#db.isTransaction;
 	}
+}
+
+function rowOf(names: readonly string[], values: readonly SqlValue[]): Record<string, SqlValue> {
+	const row: Record<string, SqlValue> = {};
+	for (let index = 0; index < names.length; index++) row[names[index] as string] = values[index] as SqlValue;
+	return row;
 }
 
 /** SQLite hands blobs out as Uint8Array. */

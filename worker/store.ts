@@ -21,8 +21,6 @@ export interface ShardWriter {
 }
 
 export interface ShardReader {
-	/** Bytes of cells. */
-	readonly cellsBytes: number;
 	/** Fills `into` from `offset`; an error when the file is shorter. */
 	read(offset: number, into: Buffer, done: (error: Error | null) => void): void;
 	close(): void;
@@ -41,7 +39,7 @@ export interface ShardStore {
 	 * volume is offline (its sentinel is missing). `deadlineMs` counts from now.
 	 */
 	create(options: { shardId: ShardId; maxBytes: number; deadlineMs: number }): Promise<ShardWriter>;
-	/** For reading cells. `not_found`; `unavailable` when the volume is offline: never `not_found` then; `corrupt` when there is no whole trailer. */
+	/** For reading cells. `not_found`; `unavailable` when the volume is offline: never `not_found` then. Whether it is whole shows when it is read. */
 	open(shardId: ShardId): Promise<ShardReader>;
 	/** The trailer's bytes, checked by its own checksum only (`corrupt` otherwise). */
 	trailer(shardId: ShardId): Promise<Buffer>;

@@ -1,0 +1,51 @@
+/** DATA_DIR/cluster.json: the processes of a running development cluster, so that people and tests can find and break one. */
+
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+export interface ClusterProcess {
+	readonly name: string;
+	readonly role: 'orchestrator' | 'worker';
+	readonly pid: number;
+	readonly http: string;
+	readonly grpc: string;
+	readonly dataDir: string;
+}
+
+/** `supervisor` is the pid of the one who started them; it starts a process again when `start-<name>` is put beside. */
+export interface ClusterFile {
+	readonly supervisor: number;
+	readonly processes: readonly ClusterProcess[];
+}
+
+export function clusterFilePath(dataDir: string): string {
+	return join(dataDir, 'cluster.json');
+}
+
+export function startRequestPath(dataDir: string, name: string): string {
+	return join(dataDir, `start-${name}`);
+}
+
+export function readClusterFile(dataDir: string): ClusterFile | null {
+	const path = clusterFilePath(dataDir);
+	return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as ClusterFile) : null;
+}
+
+export function writeClusterFile(dataDir: string, file: ClusterFile): void {
+	const path = clusterFilePath(dataDir);
+	writeFileSync(`${path}.new`, `${JSON.stringify(file, null, 2)}\n`);
+	renameSync(`${path}.new`, path);
+}
+
+export function removeClusterFile(dataDir: string): void {
+	rmSync(clusterFilePath(dataDir), { force: true });
+}
+
+export function isAlive(pid: number): boolean {
+	try {
+		process.kill(pid, 0);
+		return true;
+	} catch (error) {
+		return (error as NodeJS.ErrnoException).code === 'EPERM';
+	}
+}

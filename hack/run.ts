@@ -1,0 +1,307 @@
+/**
+ * `make run`: one orchestrator and WORKERS workers as separate processes on loopback, with mTLS from a development
+ * authority in DATA_DIR. It makes identities and certificates, starts, waits until all are ready, and says where to go.
+ * A process that dies stays down until `make start NAME=…`. Ctrl-C stops all of them.
+ *
+ * Secrets reach the processes by their environment or by files, never by arguments.
+ */
+
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join, resolve } from 'node:path';
+import { type Authority, openAuthority } from './authority.ts';
+import {
+	type ClusterProcess,
+	isAlive,
+	readClusterFile,
+	removeClusterFile,
+	startRequestPath,
+	writeClusterFile,
+} from './cluster-file.ts';
+import { NODE_OPTIONS_OF } from './node-options.ts';
+
+const ROOT = resolve(import.meta.dirname, '..');
+const READY_TIMEOUT_MS = 60_000;
+const STOP_TIMEOUT_MS = 12_000;
+const POLL_MS = 100;
+
+interface Member {
+	readonly name: string;
+	readonly role: 'orchestrator' | 'worker';
+	readonly dataDir: string;
+	readonly httpPort: number;
+	readonly grpcPort: number;
+	readonly env: Record<string, string>;
+	child: ChildProcess | null;
+}
+
+if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'));
+const dataDir = resolve(process.env.DATA_DIR ?? join(ROOT, 'data'));
+const members = await prepare().catch((error) => {
+	process.stderr.write(`${(error as Error).message}\n`);
+	process.exit(1);
+});
+let stopping = false;
+process.on('SIGINT', stop);
+process.on('SIGTERM', stop);
+process.on('SIGHUP', stop);
+await startAll(members);
+watchStartRequests(members);
+
+async function prepare(): Promise<Member[]> {
+	const running = readClusterFile(dataDir);
+	if (running !== null && isAlive(running.supervisor)) {
+		throw new Error(`A cluster runs on ${dataDir} already (process ${running.supervisor}): stop it first, or choose another DATA_DIR.`);
+	}
+	mkdirSync(dataDir, { recursive: true });
+	const workers = wholeNumber('WORKERS', 6, 1, 99);
+	const httpPort = wholeNumber('HTTP_PORT', 8080, 0, 65_535);
+	const grpcPort = wholeNumber('GRPC_PORT', 9090, 0, 65_535);
+	const workerHttpBase = wholeNumber('WORKER_HTTP_BASE', 9100, 0, 65_000);
+	const workerGrpcBase = wholeNumber('WORKER_GRPC_BASE', 9200, 0, 65_000);
+	const authority = await openAuthority(join(dataDir, 'ca'));
+	const orchestratorGrpc = await port(grpcPort, 'GRPC_PORT');
+	const list: Member[] = [];
+	list.push(await orchestrator(authority, { http: await port(httpPort, 'HTTP_PORT'), grpc: orchestratorGrpc }));
+	for (let i = 1; i <= workers; i++) {
+		list.push(
+			await worker(authority, i, {
+				http: await port(workerHttpBase === 0 ? 0 : workerHttpBase + i, 'WORKER_HTTP_BASE'),
+				grpc: await port(workerGrpcBase === 0 ? 0 : workerGrpcBase + i, 'WORKER_GRPC_BASE'),
+				orchestrator: `127.0.0.1:${orchestratorGrpc}`,
+			}),
+		);
+	}
+	return list;
+}
+
+async function orchestrator(authority: Authority, ports: { http: number; grpc: number }): Promise<Member> {
+	const name = 'orchestrator-1';
+	const folder = join(dataDir, name);
+	mkdirSync(folder, { recursive: true });
+	const idFile = join(folder, 'id');
+	if (!existsSync(idFile)) writeFileSync(idFile, randomBytes(16).toString('hex'));
+	const id = readFileSync(idFile, 'utf8');
+	await authority.issue(join(folder, 'tls'), { role: 'orchestrator', id, hosts: ['localhost', '127.0.0.1'] });
+	const env = {
+		DATA_DIR: folder,
+		NAME: name,
+		TLS_DIR: join(folder, 'tls'),
+		HTTP_HOST: process.env.HTTP_HOST ?? '127.0.0.1',
+		HTTP_PORT: String(ports.http),
+		GRPC_HOST: '127.0.0.1',
+		GRPC_PORT: String(ports.grpc),
+	};
+	return { name, role: 'orchestrator', dataDir: folder, httpPort: ports.http, grpcPort: ports.grpc, env, child: null };
+}
+
+async function worker(
+	authority: Authority,
+	index: number,
+	ports: { http: number; grpc: number; orchestrator: string },
+): Promise<Member> {
+	const name = `worker-${index}`;
+	const folder = join(dataDir, name);
+	mkdirSync(folder, { recursive: true });
+	const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], { encoding: 'utf8' });
+	const id = (JSON.parse(made) as { workerId: string }).workerId;
+	await authority.issue(join(folder, 'tls'), { role: 'worker', id, hosts: ['localhost', '127.0.0.1'] });
+	const env = {
+		DATA_DIR: folder,
+		NAME: name,
+		TLS_DIR: join(folder, 'tls'),
+		GRPC_HOST: '127.0.0.1',
+		GRPC_PORT: String(ports.grpc),
+		HTTP_HOST: '127.0.0.1',
+		HTTP_PORT: String(ports.http),
+		ORCHESTRATORS: ports.orchestrator,
+	};
+	return { name, role: 'worker', dataDir: folder, httpPort: ports.http, grpcPort: ports.grpc, env, child: null };
+}
+
+/** What a process may see of this one's environment: a worker must not get the master key. */
+function inherited(role: Member['role']): Record<string, string> {
+	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS', 'ZONE', 'DISK_RESERVE', 'CAPACITY'];
+	const orchestratorOnly = [
+		'MASTER_KEY',
+		'MASTER_KEY_FILE',
+		'SUPABASE_URL',
+		'SUPABASE_KEY',
+		'SUPABASE_KEY_FILE',
+		'MEMORY_BUDGET',
+		'INLINE_MAX',
+		'MAX_OBJECT',
+		'AUTH',
+		'WORKER_CONNECTIONS',
+	];
+	const names = role === 'orchestrator' ? [...common, ...orchestratorOnly] : common;
+	return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] as string]])));
+}
+
+function start(member: Member): void {
+	const { flags, env } = NODE_OPTIONS_OF[member.role];
+	const log = createWriteStream(join(member.dataDir, 'log'), { flags: 'a' });
+	const child = spawn(process.execPath, [...flags, join(ROOT, member.role, 'main.ts')], {
+		env: { ...inherited(member.role), ...env, ...member.env, DISTRO_PARENT_PIPE: '1' },
+		// A group of its own: Ctrl-C reaches this process only, which stops the others in order.
+		detached: true,
+		stdio: ['pipe', 'pipe', 'pipe'],
+	});
+	member.child = child;
+	child.stdout.pipe(log);
+	let lastWords = '';
+	child.stderr.on('data', (text: Buffer) => {
+		lastWords = (lastWords + text.toString()).slice(-2000);
+		log.write(text);
+	});
+	child.on('exit', (code, signal) => {
+		if (member.child !== child) return;
+		member.child = null;
+		if (stopping) return;
+		const why = signal ?? `exit code ${code}`;
+		say(`${member.name} is down (${why})${lastWords === '' ? '' : `: ${lastWords.trim()}`}`);
+		say(`  its log: ${join(member.dataDir, 'log')}; start it again with: make start NAME=${member.name}`);
+		save();
+	});
+}
+
+async function startAll(all: readonly Member[]): Promise<void> {
+	say(`Starting ${all.length} processes on ${dataDir}`);
+	for (const member of all) start(member);
+	const deadline = Date.now() + READY_TIMEOUT_MS;
+	const waiting = new Set(all);
+	while (waiting.size > 0 && !stopping) {
+		for (const member of waiting) {
+			if (member.child === null || Date.now() > deadline) {
+				say(`${member.name} did not become ready; see ${join(member.dataDir, 'log')}`);
+				await stop(1);
+				return;
+			}
+			if (await isReady(member)) {
+				waiting.delete(member);
+				say(`  ready: ${member.name} (${all.length - waiting.size}/${all.length})`);
+			}
+		}
+		await sleep(POLL_MS);
+	}
+	if (stopping) return;
+	save();
+	const http = urlOf(all[0] as Member);
+	say(`
+Distro is ready: ${http}
+
+  curl -X POST ${http}/upload -F "file=@./README.md"
+  curl ${http}/download/<object_id> -o out
+  curl ${http}/cluster
+
+Processes and ports: ${join(dataDir, 'cluster.json')}. Ctrl-C stops all of them.
+`);
+}
+
+async function isReady(member: Member): Promise<boolean> {
+	try {
+		const response = await fetch(`http://127.0.0.1:${member.httpPort}/readyz`, { signal: AbortSignal.timeout(1000) });
+		await response.arrayBuffer();
+		return response.ok;
+	} catch {
+		return false;
+	}
+}
+
+/** `make start NAME=…` puts a file here: only this process can be the parent of the one that comes back. */
+function watchStartRequests(all: readonly Member[]): void {
+	setInterval(() => {
+		for (const member of all) {
+			const request = startRequestPath(dataDir, member.name);
+			if (!existsSync(request)) continue;
+			rmSync(request, { force: true });
+			if (member.child !== null || stopping) continue;
+			say(`Starting ${member.name} again`);
+			start(member);
+			save();
+		}
+	}, POLL_MS);
+}
+
+function save(): void {
+	const processes = members.flatMap((member): ClusterProcess[] =>
+		member.child?.pid === undefined
+			? []
+			: [
+					{
+						name: member.name,
+						role: member.role,
+						pid: member.child.pid,
+						http: urlOf(member),
+						grpc: `127.0.0.1:${member.grpcPort}`,
+						dataDir: member.dataDir,
+					},
+				],
+	);
+	if (!stopping) writeClusterFile(dataDir, { supervisor: process.pid, processes });
+}
+
+function urlOf(member: Member): string {
+	return `http://127.0.0.1:${member.httpPort}`;
+}
+
+/** Orchestrator first, so that nobody is served by half a cluster; whoever does not stop in time is killed. */
+async function stop(code: unknown): Promise<void> {
+	if (stopping) {
+		for (const member of members) member.child?.kill('SIGKILL');
+		process.exit(1);
+	}
+	stopping = true;
+	say('Stopping');
+	for (const role of ['orchestrator', 'worker'] as const) {
+		await Promise.all(members.filter((member) => member.role === role).map(stopOne));
+	}
+	removeClusterFile(dataDir);
+	process.exit(typeof code === 'number' ? code : 0);
+}
+
+function stopOne(member: Member): Promise<void> {
+	const { child } = member;
+	if (child === null) return Promise.resolve();
+	return new Promise((done) => {
+		const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
+		child.once('exit', () => {
+			clearTimeout(timer);
+			done();
+		});
+		// A stopped process hears nothing before it goes on.
+		child.kill('SIGTERM');
+		child.kill('SIGCONT');
+	});
+}
+
+/** A free port for 0; else that one, if it is free. */
+function port(wanted: number, variable: string): Promise<number> {
+	return new Promise((done, fail) => {
+		const probe = createServer();
+		probe.once('error', () => fail(new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`)));
+		probe.listen(wanted, '127.0.0.1', () => {
+			const { port: found } = probe.address() as { port: number };
+			probe.close(() => done(found));
+		});
+	});
+}
+
+function wholeNumber(name: string, fallback: number, min: number, max: number): number {
+	const text = process.env[name];
+	if (text === undefined || text === '') return fallback;
+	const value = Number(text);
+	if (/^\d+$/.test(text) && value >= min && value <= max) return value;
+	process.stderr.write(`${name} must be a whole number from ${min} to ${max}.\n`);
+	process.exit(1);
+}
+
+function sleep(ms: number): Promise<void> {
+	return new Promise((done) => setTimeout(done, ms));
+}
+
+function say(text: string): void {
+	process.stdout.write(`${text}\n`);
+}

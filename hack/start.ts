@@ -1,0 +1,36 @@
+/** `make start NAME=worker-3`: asks the running supervisor to start a process that went down, and waits until it is back. */
+
+import { resolve } from 'node:path';
+import { writeFileSync } from 'node:fs';
+import { isAlive, readClusterFile, startRequestPath } from './cluster-file.ts';
+
+const TIMEOUT_MS = 30_000;
+const name = process.argv[2] ?? process.env.NAME;
+const dataDir = resolve(process.env.DATA_DIR ?? resolve(import.meta.dirname, '../data'));
+
+function fail(sentence: string): never {
+	process.stderr.write(`${sentence}\n`);
+	process.exit(1);
+}
+
+if (name === undefined || !/^(worker|orchestrator)-\d+$/.test(name)) fail('Say which: make start NAME=worker-3');
+const cluster = readClusterFile(dataDir);
+if (cluster === null || !isAlive(cluster.supervisor)) fail(`No cluster runs on ${dataDir}: start it with make run.`);
+if (cluster.processes.some((process) => process.name === name && isAlive(process.pid))) fail(`${name} runs already.`);
+writeFileSync(startRequestPath(dataDir, name), '');
+const deadline = Date.now() + TIMEOUT_MS;
+for (;;) {
+	const process = readClusterFile(dataDir)?.processes.find((candidate) => candidate.name === name);
+	if (process !== undefined && (await isReady(process.http))) break;
+	if (Date.now() > deadline) fail(`${name} did not become ready within ${TIMEOUT_MS / 1000} s; its log is in ${dataDir}/${name}/log`);
+	await new Promise((done) => setTimeout(done, 100));
+}
+process.stdout.write(`${name} is ready\n`);
+
+async function isReady(http: string): Promise<boolean> {
+	try {
+		return (await fetch(`${http}/readyz`, { signal: AbortSignal.timeout(1000) })).ok;
+	} catch {
+		return false;
+	}
+}

@@ -1,0 +1,161 @@
+/**
+ * A worker makes itself known to every orchestrator and keeps one heartbeat stream open to each, for ever: a stream that
+ * breaks is opened again after a growing wait, with a fresh channel, so that renewed certificates are used.
+ */
+
+import { type ChannelCredentials, type ClientDuplexStream, Metadata } from '@grpc/grpc-js';
+import { asDistroError } from '../core/errors.ts';
+import type { Clock, Random } from '../core/ports.ts';
+import { backoffMs } from '../core/retry.ts';
+import { CLIENT_OPTIONS } from '../platform/grpc.ts';
+import { errorFromServiceError } from '../platform/rpc-errors.ts';
+import {
+	ClusterServiceClient,
+	type HeartbeatRequest,
+	type HeartbeatResponse,
+	type RegisterRequest,
+} from '../proto/gen/distro/v1/cluster.ts';
+import type { StoreStats } from './store.ts';
+
+const REGISTER_TIMEOUT_MS = 5_000;
+const RETRY_BASE_MS = 100;
+const RETRY_MAX_MS = 5_000;
+
+export interface HeartbeatDeps {
+	/** host:port of each. */
+	readonly orchestrators: readonly string[];
+	/** Asked again for each connection. */
+	readonly credentials: () => ChannelCredentials;
+	readonly registration: RegisterRequest;
+	/** Rejects while the volume is offline. */
+	readonly stats: () => Promise<StoreStats>;
+	readonly clock: Clock;
+	readonly random: Random;
+	readonly log: { info(fields: object, text: string): void; warn(fields: object, text: string): void };
+}
+
+export interface RunningHeartbeat {
+	/** Orchestrators that have answered on their open stream. */
+	connected(): number;
+	stop(): Promise<void>;
+}
+
+export function startHeartbeat(deps: HeartbeatDeps): RunningHeartbeat {
+	const links = deps.orchestrators.map((address) => new Link(deps, address));
+	for (const link of links) link.run();
+	return {
+		connected: () => links.filter((link) => link.connected).length,
+		stop: async () => {
+			await Promise.all(links.map((link) => link.stop()));
+		},
+	};
+}
+
+class Link {
+	connected = false;
+	readonly #deps: HeartbeatDeps;
+	readonly #address: string;
+	#client: ClusterServiceClient | null = null;
+	#stream: ClientDuplexStream<HeartbeatRequest, HeartbeatResponse> | null = null;
+	#stopped = false;
+	#wake: () => void = () => {};
+	#loop: Promise<void> = Promise.resolve();
+
+	constructor(deps: HeartbeatDeps, address: string) {
+		this.#deps = deps;
+		this.#address = address;
+	}
+
+	run(): void {
+		this.#loop = this.#connectForever();
+	}
+
+	async stop(): Promise<void> {
+		this.#stopped = true;
+		this.#wake();
+		this.#stream?.end();
+		this.#client?.close();
+		await this.#loop;
+	}
+
+	async #connectForever(): Promise<void> {
+		const { clock, random, log } = this.#deps;
+		for (let attempt = 0; !this.#stopped; attempt++) {
+			try {
+				await this.#connect(() => {
+					attempt = 0;
+				});
+			} catch (error) {
+				const { kind, message } = asDistroError(error);
+				if (!this.#stopped && attempt % 10 === 0) log.warn({ orchestrator: this.#address, kind, reason: message }, 'no orchestrator');
+			}
+			if (this.#stopped) return;
+			const waitMs = RETRY_BASE_MS + backoffMs(attempt, { baseMs: RETRY_BASE_MS, maxMs: RETRY_MAX_MS, random });
+			await new Promise<void>((resolve) => {
+				const cancel = clock.schedule(waitMs, resolve);
+				this.#wake = () => {
+					cancel();
+					resolve();
+				};
+			});
+		}
+	}
+
+	/** One connection from its beginning to its end. */
+	async #connect(onConnected: () => void): Promise<void> {
+		const client = new ClusterServiceClient(this.#address, this.#deps.credentials(), CLIENT_OPTIONS);
+		this.#client = client;
+		try {
+			const { heartbeatMs } = await this.#register(client);
+			await this.#beat(client, { heartbeatMs, onConnected });
+		} finally {
+			this.connected = false;
+			client.close();
+		}
+	}
+
+	#register(client: ClusterServiceClient): Promise<{ heartbeatMs: number }> {
+		const options = { deadline: this.#deps.clock.nowMs() + REGISTER_TIMEOUT_MS };
+		return new Promise((resolve, reject) => {
+			client.register(this.#deps.registration, new Metadata(), options, (error, response) => {
+				if (error === null) resolve(response);
+				else reject(errorFromServiceError(error));
+			});
+		});
+	}
+
+	#beat(client: ClusterServiceClient, o: { heartbeatMs: number; onConnected: () => void }): Promise<void> {
+		const { clock, stats, log } = this.#deps;
+		return new Promise((resolve, reject) => {
+			const stream = client.heartbeat();
+			this.#stream = stream;
+			let cancel = () => {};
+			let over = false;
+			const end = (settle: () => void) => {
+				if (over) return;
+				over = true;
+				cancel();
+				this.#stream = null;
+				settle();
+			};
+			const send = async () => {
+				const now = await stats().then(
+					(figures) => ({ ...figures, online: true }),
+					() => ({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false }),
+				);
+				if (over) return;
+				stream.write(now);
+				cancel = clock.schedule(o.heartbeatMs, send);
+			};
+			stream.on('data', () => {
+				if (this.connected || over) return;
+				this.connected = true;
+				o.onConnected();
+				log.info({ orchestrator: this.#address }, 'joined');
+			});
+			stream.on('error', (error) => end(() => reject(errorFromServiceError(error as never))));
+			stream.on('end', () => end(resolve));
+			send();
+		});
+	}
+}

@@ -1,0 +1,489 @@
+/**
+ * ShardStore on a folder: one file per shard, whole and durable or not there.
+ *
+ *     volume.json            the sentinel: without it the volume is offline (a vanished mount), never "not found"
+ *     tmp/<id>               on its way; emptied at start
+ *     shards/<2 hex>/<id>    cells | zeros to 4 KiB | trailer
+ *     trash/<day>/<id>       deleted; kept for a while
+ *
+ * A shard is written to tmp, synced, linked to its place, and its folder synced, in that order. Concurrent syncs of one
+ * folder are shared. It trusts no length of a file that has no sound trailer.
+ */
+
+import fs from 'node:fs';
+import { join } from 'node:path';
+import { decodeTrailer, readTrailerFooter, TRAILER_FOOTER_BYTES, trailerOffset } from '../core/codec/trailer.ts';
+import { DistroError } from '../core/errors.ts';
+import { isId, type ShardId, type WorkerId } from '../core/ids.ts';
+import { TRAILER_MAX_BYTES } from '../core/limits.ts';
+import type { Clock } from '../core/ports.ts';
+import { writeFileDurably } from '../platform/files.ts';
+import { IDENTITY_FILE } from './identity.ts';
+import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
+
+const SENTINEL = 'volume.json';
+const VERSION = 1;
+const STATFS_MS = 1_000;
+const DAY_MS = 24 * 60 * 60_000;
+const TRASH_KEEP_MS = 7 * DAY_MS;
+const PURGE_EVERY_MS = 60 * 60_000;
+
+/** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
+export type FileCalls = Pick<
+	typeof fs,
+	'open' | 'write' | 'writev' | 'read' | 'fsync' | 'link' | 'rename' | 'unlink' | 'close' | 'statfs' | 'fstat' | 'access'
+>;
+
+export interface DiskStoreOptions {
+	readonly dataDir: string;
+	readonly workerId: WorkerId;
+	readonly clock: Clock;
+	/** Bytes that are kept free on the volume. */
+	readonly reserveBytes: number;
+	/** The most bytes that shards may use; absent: what the volume has. */
+	readonly capacityBytes?: number;
+	readonly trashKeepMs?: number;
+	readonly files?: FileCalls;
+}
+
+/** Opens the volume, or formats an empty folder. Throws `invalid` (not empty, not a volume) and `unavailable` (its mount is gone). */
+export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShardStore> {
+	const { dataDir, workerId } = options;
+	const sentinel = join(dataDir, SENTINEL);
+	if (!fs.existsSync(sentinel)) {
+		if (fs.existsSync(join(dataDir, 'shards'))) {
+			throw new DistroError('unavailable', `${dataDir} has shards and no ${SENTINEL}: mount the right volume, or restore the file`);
+		}
+		for (const folder of ['tmp', 'trash', 'shards']) fs.mkdirSync(join(dataDir, folder), { recursive: true });
+		for (let i = 0; i < 256; i++) fs.mkdirSync(join(dataDir, 'shards', hexByte(i)), { recursive: true });
+		writeFileDurably(sentinel, `${JSON.stringify({ version: VERSION, workerId })}\n`, { mode: 0o644 });
+	}
+	const volume = JSON.parse(fs.readFileSync(sentinel, 'utf8')) as { version?: number; workerId?: string };
+	if (volume.version !== VERSION) {
+		throw new DistroError('unsupported', `${dataDir} has format ${volume.version} and this release knows ${VERSION}: use the release that wrote it, or a newer one`);
+	}
+	if (volume.workerId !== workerId) {
+		throw new DistroError('conflict', `${dataDir} belongs to worker ${volume.workerId}, and ${IDENTITY_FILE} says ${workerId}`);
+	}
+	// Whatever was on its way when the process ended was never acknowledged.
+	for (const name of fs.readdirSync(join(dataDir, 'tmp'))) fs.unlinkSync(join(dataDir, 'tmp', name));
+	const store = new DiskShardStore(options);
+	await store.load();
+	return store;
+}
+
+export class DiskShardStore implements ShardStore {
+	readonly #dataDir: string;
+	readonly #clock: Clock;
+	readonly #reserveBytes: number;
+	readonly #capacityBytes: number;
+	readonly #trashKeepMs: number;
+	readonly #files: FileCalls;
+	readonly #folders = new Map<string, FolderSync>();
+	#shards = 0;
+	#usedBytes = 0;
+	/** Room that open writers were promised. */
+	#promisedBytes = 0;
+	#space: { atMs: number; totalBytes: number; freeBytes: number } | null = null;
+	readonly #writing = new Map<ShardId, DiskWriter>();
+	#cancelPurge: () => void = () => {};
+
+	constructor(options: DiskStoreOptions) {
+		this.#dataDir = options.dataDir;
+		this.#clock = options.clock;
+		this.#reserveBytes = options.reserveBytes;
+		this.#capacityBytes = options.capacityBytes ?? Number.POSITIVE_INFINITY;
+		this.#trashKeepMs = options.trashKeepMs ?? TRASH_KEEP_MS;
+		this.#files = options.files ?? fs;
+	}
+
+	/** Counts what is there, and removes old trash. */
+	async load(): Promise<void> {
+		for (let i = 0; i < 256; i++) {
+			const folder = this.#path('shards', hexByte(i));
+			for (const name of await fs.promises.readdir(folder)) {
+				const { size } = await fs.promises.stat(join(folder, name));
+				this.#shards++;
+				this.#usedBytes += size;
+			}
+		}
+		await this.purgeTrash(this.#clock.nowMs());
+		this.#purgeLater();
+	}
+
+	#purgeLater(): void {
+		this.#cancelPurge = this.#clock.schedule(PURGE_EVERY_MS, () => {
+			// A failure leaves the trash for the next time.
+			this.purgeTrash(this.#clock.nowMs())
+				.catch(() => {})
+				.finally(() => this.#purgeLater());
+		});
+	}
+
+	/** Removes the trash of days that ended more than the keeping time ago. */
+	async purgeTrash(nowMs: number): Promise<void> {
+		for (const day of await fs.promises.readdir(this.#path('trash'))) {
+			if (Date.parse(day) + DAY_MS + this.#trashKeepMs > nowMs) continue;
+			await fs.promises.rm(this.#path('trash', day), { recursive: true, force: true });
+		}
+	}
+
+	async create(options: { shardId: ShardId; maxBytes: number; deadlineMs: number }): Promise<ShardWriter> {
+		const { shardId, maxBytes } = options;
+		await this.#online();
+		const neededBytes = trailerOffset(maxBytes) + TRAILER_MAX_BYTES;
+		const { freeBytes } = await this.#measure();
+		if (freeBytes - this.#promisedBytes < neededBytes) {
+			throw new DistroError('exhausted', 'the volume has no room for this shard');
+		}
+		if (this.#writing.has(shardId)) throw new DistroError('exists', `shard ${shardId} is being written`);
+		this.#promisedBytes += neededBytes;
+		const writer = new DiskWriter({
+			files: this.#files,
+			temporary: this.#path('tmp', shardId),
+			final: this.#file(shardId),
+			folder: this.#folder(shardId),
+			expiresAtMs: this.#clock.monotonicMs() + options.deadlineMs,
+			clock: this.#clock,
+			ended: (bytes) => {
+				this.#writing.delete(shardId);
+				this.#promisedBytes -= neededBytes;
+				if (bytes === null) return;
+				this.#shards++;
+				this.#usedBytes += bytes;
+				if (this.#space !== null) this.#space.freeBytes -= bytes;
+			},
+		});
+		this.#writing.set(shardId, writer);
+		try {
+			await writer.open();
+		} catch (error) {
+			await writer.abort();
+			throw error;
+		}
+		return writer;
+	}
+
+	async open(shardId: ShardId): Promise<ShardReader> {
+		const files = this.#files;
+		const fd = await this.#openFile(shardId);
+		return {
+			read: (offset, into, done) => {
+				let at = 0;
+				const more = () =>
+					files.read(fd, into, at, into.length - at, offset + at, (error, count) => {
+						if (error !== null) return done(foreign(error));
+						at += count;
+						if (at === into.length) return done(null);
+						if (count === 0) return done(new DistroError('corrupt', `shard ${shardId} is shorter than it must be`));
+						more();
+					});
+				more();
+			},
+			close: () => files.close(fd, () => {}),
+		};
+	}
+
+	#openFile(shardId: ShardId): Promise<number> {
+		return new Promise((resolve, reject) => {
+			this.#files.open(this.#file(shardId), 'r', (error, fd) => {
+				if (error === null) resolve(fd);
+				else if (error.code !== 'ENOENT') reject(foreign(error));
+				else {
+					const missing = () => reject(new DistroError('not_found', `there is no shard ${shardId}`));
+					this.#online().then(missing, reject);
+				}
+			});
+		});
+	}
+
+	async trailer(shardId: ShardId): Promise<Buffer> {
+		const fd = await this.#openFile(shardId);
+		try {
+			const size = await new Promise<number>((resolve, reject) => {
+				this.#files.fstat(fd, (error, stats) => (error === null ? resolve(stats.size) : reject(foreign(error))));
+			});
+			// One read is enough for all but the longest trailers.
+			const last = await this.#readEnd(fd, { size, bytes: TRAILER_FOOTER_BYTES });
+			const { length } = readTrailerFooter(last);
+			const trailer = await this.#readEnd(fd, { size, bytes: length });
+			decodeTrailer(trailer);
+			return trailer;
+		} finally {
+			this.#files.close(fd, () => {});
+		}
+	}
+
+	#readEnd(fd: number, end: { size: number; bytes: number }): Promise<Buffer> {
+		const into = Buffer.alloc(end.bytes);
+		if (end.bytes > end.size) return Promise.reject(new DistroError('corrupt', 'the file is too short for a trailer'));
+		return new Promise((resolve, reject) => {
+			this.#files.read(fd, into, 0, end.bytes, end.size - end.bytes, (error, count) => {
+				if (error !== null) reject(foreign(error));
+				else if (count < end.bytes) reject(new DistroError('corrupt', 'the file is too short for a trailer'));
+				else resolve(into);
+			});
+		});
+	}
+
+	async delete(shardIds: readonly ShardId[]): Promise<void> {
+		await this.#online();
+		const day = new Date(this.#clock.nowMs()).toISOString().slice(0, 10);
+		const trash = this.#path('trash', day);
+		await fs.promises.mkdir(trash, { recursive: true });
+		const folders = new Set<FolderSync>([this.#folderAt(trash)]);
+		for (const shardId of shardIds) {
+			// Whatever is still on its way for a deleted id must never arrive.
+			await this.#writing.get(shardId)?.abort();
+			const file = this.#file(shardId);
+			try {
+				const { size } = await fs.promises.stat(file);
+				await fs.promises.rename(file, join(trash, shardId));
+				this.#shards--;
+				this.#usedBytes -= size;
+				folders.add(this.#folder(shardId));
+			} catch (error) {
+				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
+			}
+		}
+		await Promise.all([...folders].map((folder) => folder.sync()));
+	}
+
+	async list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]> {
+		await this.#online();
+		const { after, limit } = options;
+		const found: ShardId[] = [];
+		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
+		for (let i = first; i < 256 && found.length < limit; i++) {
+			const names = (await fs.promises.readdir(this.#path('shards', hexByte(i)))).filter(isId).sort() as ShardId[];
+			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
+		}
+		return found;
+	}
+
+	async stats(): Promise<StoreStats> {
+		await this.#online();
+		const { totalBytes, freeBytes } = await this.#measure();
+		return {
+			bytesTotal: totalBytes,
+			bytesFree: Math.max(0, freeBytes - this.#promisedBytes),
+			bytesUsed: this.#usedBytes,
+			shards: this.#shards,
+		};
+	}
+
+	async close(): Promise<void> {
+		this.#cancelPurge();
+		await Promise.all([...this.#writing.values()].map((writer) => writer.abort()));
+	}
+
+	/** Throws `unavailable` when the sentinel is gone. */
+	#online(): Promise<void> {
+		return new Promise((resolve, reject) => {
+			this.#files.access(this.#path(SENTINEL), (error) => {
+				if (error === null) resolve();
+				else reject(new DistroError('unavailable', `the volume is offline: ${SENTINEL} is gone`, { cause: error }));
+			});
+		});
+	}
+
+	/** Size of the volume and what shards may still take of it, at most a second old. */
+	#measure(): Promise<{ totalBytes: number; freeBytes: number }> {
+		const nowMs = this.#clock.monotonicMs();
+		const known = this.#space;
+		if (known !== null && nowMs - known.atMs < STATFS_MS) return Promise.resolve(this.#limited(known));
+		return new Promise((resolve, reject) => {
+			this.#files.statfs(this.#dataDir, (error, stats) => {
+				if (error !== null) return reject(foreign(error));
+				const space = { atMs: nowMs, totalBytes: stats.blocks * stats.bsize, freeBytes: stats.bavail * stats.bsize };
+				this.#space = space;
+				resolve(this.#limited(space));
+			});
+		});
+	}
+
+	#limited(space: { totalBytes: number; freeBytes: number }): { totalBytes: number; freeBytes: number } {
+		return {
+			totalBytes: Math.min(space.totalBytes, this.#capacityBytes),
+			freeBytes: Math.max(0, Math.min(space.freeBytes - this.#reserveBytes, this.#capacityBytes - this.#usedBytes)),
+		};
+	}
+
+	#path(...parts: string[]): string {
+		return join(this.#dataDir, ...parts);
+	}
+
+	#file(shardId: ShardId): string {
+		return this.#path('shards', shardId.slice(0, 2), shardId);
+	}
+
+	#folder(shardId: ShardId): FolderSync {
+		return this.#folderAt(this.#path('shards', shardId.slice(0, 2)));
+	}
+
+	#folderAt(path: string): FolderSync {
+		let folder = this.#folders.get(path);
+		if (folder === undefined) {
+			folder = new FolderSync(path, this.#files);
+			this.#folders.set(path, folder);
+		}
+		return folder;
+	}
+}
+
+/** Syncs one folder; calls that come while one runs share the next. */
+class FolderSync {
+	readonly #path: string;
+	readonly #files: FileCalls;
+	#running: Promise<void> | null = null;
+	#next: Promise<void> | null = null;
+
+	constructor(path: string, files: FileCalls) {
+		this.#path = path;
+		this.#files = files;
+	}
+
+	sync(): Promise<void> {
+		if (this.#running === null) {
+			this.#running = this.#run().finally(() => {
+				this.#running = null;
+			});
+			return this.#running;
+		}
+		// What was linked after the running sync began needs another one.
+		this.#next ??= this.#running
+			.catch(() => {})
+			.then(() => {
+				this.#next = null;
+				return this.sync();
+			});
+		return this.#next;
+	}
+
+	#run(): Promise<void> {
+		const files = this.#files;
+		return new Promise((resolve, reject) => {
+			files.open(this.#path, 'r', (openError, fd) => {
+				if (openError !== null) return reject(foreign(openError));
+				files.fsync(fd, (error) => {
+					files.close(fd, () => {});
+					if (error === null || error === undefined) resolve();
+					else reject(foreign(error));
+				});
+			});
+		});
+	}
+}
+
+interface DiskWriterParts {
+	readonly files: FileCalls;
+	readonly temporary: string;
+	readonly final: string;
+	readonly folder: FolderSync;
+	/** On the monotonic clock. */
+	readonly expiresAtMs: number;
+	readonly clock: Clock;
+	/** Once: bytes of the file when it is a shard now, else null. */
+	readonly ended: (bytes: number | null) => void;
+}
+
+class DiskWriter implements ShardWriter {
+	readonly #o: DiskWriterParts;
+	#fd: number | null = null;
+	#bytes = 0;
+	#state: 'writing' | 'committing' | 'ended' = 'writing';
+	#pending: Promise<void> = Promise.resolve();
+
+	constructor(parts: DiskWriterParts) {
+		this.#o = parts;
+	}
+
+	open(): Promise<void> {
+		return new Promise((resolve, reject) => {
+			this.#o.files.open(this.#o.temporary, 'wx', 0o600, (error, fd) => {
+				if (error !== null) return reject(foreign(error));
+				this.#fd = fd;
+				resolve();
+			});
+		});
+	}
+
+	write(bytes: Buffer, done: (error: Error | null) => void): void {
+		this.#pending = new Promise((settled) => {
+			const finish = (error: Error | null) => {
+				settled();
+				done(error);
+			};
+			if (this.#fd === null || this.#state !== 'writing') {
+				finish(new DistroError('canceled', 'the shard was given up'));
+				return;
+			}
+			const fd = this.#fd;
+			let at = 0;
+			const more = () =>
+				this.#o.files.write(fd, bytes, at, bytes.length - at, this.#bytes, (error, count) => {
+					if (error !== null) return finish(foreign(error));
+					at += count;
+					this.#bytes += count;
+					if (at < bytes.length) more();
+					else finish(null);
+				});
+			more();
+		});
+	}
+
+	async commit(trailer: Buffer): Promise<void> {
+		const { files, temporary, final, folder, clock, expiresAtMs, ended } = this.#o;
+		const fd = this.#fd;
+		if (this.#state !== 'writing' || fd === null) throw new DistroError('canceled', 'the shard was given up');
+		const padding = Buffer.alloc(trailerOffset(this.#bytes) - this.#bytes);
+		const end = Buffer.concat([padding, trailer]);
+		await new Promise<void>((resolve, reject) => {
+			this.write(end, (error) => (error === null ? resolve() : reject(error)));
+		});
+		this.#state = 'committing';
+		await new Promise<void>((resolve, reject) => {
+			files.fsync(fd, (error) => (error === null || error === undefined ? resolve() : reject(foreign(error))));
+		});
+		if (clock.monotonicMs() > expiresAtMs) throw new DistroError('expired', 'the deadline of this shard has passed');
+		// A link refuses a taken name, which a rename would silently replace.
+		await new Promise<void>((resolve, reject) => {
+			files.link(temporary, final, (error) => {
+				if (error === null) resolve();
+				else if (error.code === 'EEXIST') reject(new DistroError('exists', 'this shard id is taken'));
+				else reject(foreign(error));
+			});
+		});
+		files.close(fd, () => {});
+		this.#fd = null;
+		// The temporary name may stay until the next start if this fails: it is only a second name.
+		files.unlink(temporary, () => {});
+		this.#state = 'ended';
+		ended(this.#bytes);
+		await folder.sync();
+	}
+
+	async abort(): Promise<void> {
+		if (this.#state === 'ended') return;
+		this.#state = 'ended';
+		await this.#pending;
+		const { files, temporary, ended } = this.#o;
+		const fd = this.#fd;
+		this.#fd = null;
+		if (fd !== null) await new Promise<void>((resolve) => files.close(fd, () => resolve()));
+		await new Promise<void>((resolve) => files.unlink(temporary, () => resolve()));
+		ended(null);
+	}
+}
+
+/** Errors of the file system, as what the caller can do about them. */
+function foreign(error: Error): DistroError {
+	const { code } = error as NodeJS.ErrnoException;
+	if (code === 'ENOSPC' || code === 'EDQUOT') return new DistroError('exhausted', 'the volume is full', { cause: error });
+	if (code === 'EEXIST') return new DistroError('exists', 'this shard is being written', { cause: error });
+	return new DistroError('unavailable', `the volume fails: ${code ?? error.message}`, { cause: error });
+}
+
+function hexByte(value: number): string {
+	return value.toString(16).padStart(2, '0');
+}
