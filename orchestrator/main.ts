@@ -92,7 +92,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const http = createHttpServer({
 		objects,
 		cluster: () => clusterView(),
-		auth: needsKeys ? createAuthenticator({ apiKeys, clock }) : null,
+		auth: needsKeys ? createAuthenticator(apiKeys) : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
 			try {

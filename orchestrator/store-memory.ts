@@ -218,10 +218,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		return { object: stored.row, segments: stored.segments.slice(fromSegment, fromSegment + limit) };
 	}
 
-	async segments(
-		versionId: VersionId,
-		options: { fromSegment: number; limit: number },
-	): Promise<readonly Segment[]> {
+	async segments(versionId: VersionId, options: { fromSegment: number; limit: number }): Promise<readonly Segment[]> {
 		const objectId = this.#open.versions.get(versionId);
 		return objectId === undefined ? [] : ((await this.objectWithSegments(objectId, options))?.segments ?? []);
 	}

@@ -13,14 +13,17 @@ export function checkCommit({ object, segments }: Commit): void {
 	if (!Number.isSafeInteger(object.sizeBytes) || object.sizeBytes < 0) {
 		throw new DistroError('invalid', `an object has 0 to ${Number.MAX_SAFE_INTEGER} bytes, not ${object.sizeBytes}`);
 	}
-	if (segments.length !== object.segments || segments.length === 0 !== (object.inline !== null)) {
+	if (segments.length !== object.segments || (segments.length === 0) !== (object.inline !== null)) {
 		throw new DistroError('invalid', 'an object has the segments that its row counts, and is inline when it has none');
 	}
 	for (const [position, segment] of segments.entries()) {
 		const indexes = new Set(segment.placements.map(({ shardIndex }) => shardIndex));
 		const inRange = segment.placements.every(({ shardIndex }) => shardIndex >= 0 && shardIndex < segment.n);
 		if (segment.index !== position || !inRange || indexes.size !== segment.placements.length) {
-			throw new DistroError('invalid', `segment ${position} is not what can be stored: its shards or its place are wrong`);
+			throw new DistroError(
+				'invalid',
+				`segment ${position} is not what can be stored: its shards or its place are wrong`,
+			);
 		}
 	}
 }
@@ -67,11 +70,17 @@ export function objectTaken(objectId: ObjectId): DistroError {
 }
 
 export function segmentGone(): DistroError {
-	return new DistroError('conflict', 'the segment was deleted or encoded anew meanwhile; the rebuilt shard will be removed');
+	return new DistroError(
+		'conflict',
+		'the segment was deleted or encoded anew meanwhile; the rebuilt shard will be removed',
+	);
 }
 
 export function otherReceiptKey(name: string): DistroError {
-	return new DistroError('denied', `worker ${name} is known with another receipt key: its volume is not the one it had`);
+	return new DistroError(
+		'denied',
+		`worker ${name} is known with another receipt key: its volume is not the one it had`,
+	);
 }
 
 export function nameTaken(name: string): DistroError {

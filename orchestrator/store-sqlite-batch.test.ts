@@ -101,7 +101,9 @@ function openInline(): { db: DatabaseSync; sql: FaultySql; store: MetadataStore 
 
 /** Every row of every table. */
 function dump(db: DatabaseSync): string {
-	const tables = db.prepare(`SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name`).all() as { name: string }[];
+	const tables = db.prepare(`SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name`).all() as {
+		name: string;
+	}[];
 	return JSON.stringify(tables.map(({ name }) => [name, db.prepare(`SELECT * FROM ${name}`).all()]));
 }
 
@@ -247,8 +249,26 @@ async function beginRepair(store: MetadataStore, make: Fixtures, workers: readon
 describe('random histories', () => {
 	const step = fc.record({
 		act: fc.constantFrom(
-			'begin', 'begin', 'begin', 'commit', 'commit', 'commit', 'commit', 'inline', 'abort', 'renew', 'expire',
-			'claim', 'delete', 'deletionsDone', 'finding', 'finding', 'finding', 'defer', 'repair', 'repair',
+			'begin',
+			'begin',
+			'begin',
+			'commit',
+			'commit',
+			'commit',
+			'commit',
+			'inline',
+			'abort',
+			'renew',
+			'expire',
+			'claim',
+			'delete',
+			'deletionsDone',
+			'finding',
+			'finding',
+			'finding',
+			'defer',
+			'repair',
+			'repair',
 		),
 		pick: fc.nat(1_000),
 		other: fc.nat(1_000),
@@ -295,7 +315,13 @@ describe('random histories', () => {
 							return store.renew(upload.uploadId, nowMs + 30);
 						case 'claim':
 							return store.claimIdempotency(
-								{ owner: 'owner', key: `key ${other % 3}`, fingerprint: 'f', uploadId: upload.uploadId, expiresAtMs: nowMs + 40 },
+								{
+									owner: 'owner',
+									key: `key ${other % 3}`,
+									fingerprint: 'f',
+									uploadId: upload.uploadId,
+									expiresAtMs: nowMs + 40,
+								},
 								nowMs,
 							);
 						case 'delete':
@@ -352,7 +378,10 @@ async function view(store: MetadataStore, uploads: readonly Upload[], workers: r
 function checkQueues(db: DatabaseSync): void {
 	const count = (query: string) => (db.prepare(query).get() as { count: number }).count;
 	expect(count('SELECT count(*) AS count FROM placements JOIN deletions USING (shard_id)')).toBe(0);
-	expect(count('SELECT count(*) AS count FROM findings WHERE shard_id NOT IN (SELECT shard_id FROM placements)')).toBe(0);
+	expect(count('SELECT count(*) AS count FROM findings WHERE shard_id NOT IN (SELECT shard_id FROM placements)')).toBe(
+		0,
+	);
+	expect(count('SELECT count(*) AS count FROM intent_shards WHERE upload_id NOT IN (SELECT upload_id FROM intents)')).toBe(0);
 	const wrong = count(`
 		SELECT count(*) AS count FROM repairs r JOIN segments s USING (object_no, segment)
 		WHERE spares <> n - k - (SELECT count(*) FROM repairs WHERE object_no = r.object_no AND segment = r.segment)`);

@@ -77,7 +77,10 @@ export function segments(
 }
 
 export function objectNoOf(sql: Sql, versionId: VersionId): number | null {
-	const row = sql.get<{ objectNo: number }>('SELECT object_no AS objectNo FROM objects WHERE version_id = ?', versionId);
+	const row = sql.get<{ objectNo: number }>(
+		'SELECT object_no AS objectNo FROM objects WHERE version_id = ?',
+		versionId,
+	);
 	return row?.objectNo ?? null;
 }
 

@@ -14,7 +14,10 @@ import { CachedSql } from './store-sqlite-sql.ts';
 /** From the store: serialized calls, or the wish to close after them. */
 export type ToThread = Uint8Array<ArrayBuffer> | 'close';
 /** To the store: once how opening went, then serialized answers. */
-export type FromThread = Uint8Array<ArrayBuffer> | { readonly opened: true } | { readonly failed: ReturnType<typeof plainError> };
+export type FromThread =
+	| Uint8Array<ArrayBuffer>
+	| { readonly opened: true }
+	| { readonly failed: ReturnType<typeof plainError> };
 
 function serve(port: MessagePort, path: string): void {
 	const db = openMetadataDatabase(path);

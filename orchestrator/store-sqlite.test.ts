@@ -1,7 +1,14 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { ObjectId, UploadId, WorkerId } from '../core/ids.ts';
 import { describeMetadataStore } from './store.contract.ts';
+import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 
 describeMetadataStore('sqlite', async () => {
@@ -20,4 +27,126 @@ describeMetadataStore('sqlite', async () => {
 			await rm(folder, { recursive: true });
 		},
 	};
+});
+
+describe('the database file', () => {
+	let folder: string;
+	let path: string;
+	const children = new Set<ChildProcess>();
+	const make = new Fixtures('sqlite');
+	const workers = Array.from({ length: 6 }, () => make.id<WorkerId>());
+
+	beforeEach(async () => {
+		folder = await mkdtemp(join(tmpdir(), 'distro-metadata-'));
+		path = join(folder, 'metadata.db');
+	});
+	afterEach(async () => {
+		for (const child of children) child.kill('SIGKILL');
+		children.clear();
+		await rm(folder, { recursive: true });
+	});
+
+	/** A process that writes; `acknowledged` grows by what it prints. */
+	function startWriter(seed: string): {
+		child: ChildProcess;
+		acknowledged: () => ObjectId[];
+		exited: Promise<unknown>;
+	} {
+		const script = fileURLToPath(new URL('./store-sqlite-crash.ts', import.meta.url));
+		const child = spawn(process.execPath, [script, path, seed], { stdio: ['ignore', 'pipe', 'inherit'] });
+		children.add(child);
+		let printed = '';
+		child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+			printed += text;
+		});
+		// The last line may have been cut off by the kill.
+		return { child, acknowledged: () => printed.split('\n').slice(0, -1) as ObjectId[], exited: once(child, 'close') };
+	}
+
+	test('killed while it writes: all that was acknowledged is there, and nothing half', {
+		timeout: 60_000,
+	}, async () => {
+		let expired = 0;
+		for (const [round, until] of [20, 150, 400].entries()) {
+			const { child, acknowledged, exited } = startWriter(`round ${round}`);
+			await expect.poll(() => acknowledged().length, { timeout: 20_000, interval: 5 }).toBeGreaterThan(until);
+			child.kill('SIGKILL');
+			await exited;
+
+			const store = await openSqliteStore({ path });
+			const read = (objectId: ObjectId) => store.objectWithSegments(objectId, { fromSegment: 0, limit: 9 });
+			for (const objectId of acknowledged()) expect(await read(objectId)).not.toBeNull();
+			const { objects } = await store.list({ limit: 100_000, after: null });
+			for (const { objectId } of objects) {
+				const segments = (await read(objectId))?.segments ?? [];
+				expect(segments.map(({ placements }) => placements.length)).toEqual([5, 5, 5]);
+			}
+			const intents = await store.intents(100_000);
+			expect(await store.counts()).toMatchObject({ objects: objects.length, intents: intents.length });
+			expired += await store.expireIntents(NOW_MS * 2, 100_000);
+			const { deletions, repairs } = await store.counts();
+			expect(repairs).toBe(objects.length * 3);
+			// Of an object the three shards that were left out, of an intent all 18: exactly, after any number of crashes.
+			expect(deletions).toBe(objects.length * 3 + expired * 18);
+			await store.close();
+			checkFile(path);
+		}
+	});
+
+	function checkFile(file: string): void {
+		const db = new DatabaseSync(file);
+		expect(db.prepare('PRAGMA integrity_check').get()).toEqual({ integrity_check: 'ok' });
+		expect(db.prepare('PRAGMA foreign_key_check').all()).toEqual([]);
+		db.close();
+	}
+
+	test('one process owns it, until it dies', { timeout: 30_000 }, async () => {
+		const { child, acknowledged, exited } = startWriter('owner');
+		await expect.poll(() => acknowledged().length, { timeout: 20_000, interval: 5 }).toBeGreaterThan(0);
+		await expect(openSqliteStore({ path })).rejects.toMatchObject({
+			kind: 'conflict',
+			message: expect.stringContaining(`another orchestrator uses ${path}`),
+		});
+		child.kill('SIGKILL');
+		await exited;
+		const store = await openSqliteStore({ path });
+		await expect(openSqliteStore({ path })).rejects.toMatchObject({ kind: 'conflict' });
+		await store.close();
+	});
+
+	test('of a newer release it is refused and left alone', async () => {
+		await (await openSqliteStore({ path })).close();
+		const db = new DatabaseSync(path);
+		db.exec('UPDATE schema_version SET version = 9999');
+		db.close();
+		for (let count = 0; count < 2; count++) {
+			await expect(openSqliteStore({ path })).rejects.toMatchObject({
+				kind: 'unsupported',
+				message: expect.stringContaining('newer release'),
+			});
+		}
+	});
+
+	test('that is none is refused', async () => {
+		await writeFile(path, 'x'.repeat(10_000));
+		await expect(openSqliteStore({ path })).rejects.toMatchObject({ kind: 'corrupt' });
+		await expect(openSqliteStore({ path: join(folder, 'none', 'metadata.db') })).rejects.toMatchObject({
+			kind: 'unavailable',
+		});
+	});
+
+	test('a claim without an intent is free after a restart, one with an intent is not', async () => {
+		let store = await openSqliteStore({ path });
+		const upload = make.upload(workers);
+		const claim = (key: string, uploadId: UploadId) =>
+			store.claimIdempotency({ owner: '', key, fingerprint: 'f', uploadId, expiresAtMs: NOW_MS + 9 }, NOW_MS);
+		await claim('begun', upload.uploadId);
+		await begin(store, upload);
+		await claim('lost', make.id<UploadId>());
+		await store.close();
+		store = await openSqliteStore({ path });
+		expect(await claim('begun', make.id<UploadId>())).toEqual({ state: 'running' });
+		expect(await claim('lost', make.id<UploadId>())).toEqual({ state: 'claimed' });
+		await store.close();
+	});
 });

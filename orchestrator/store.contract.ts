@@ -307,7 +307,10 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.expireIntents(NOW_MS + 1_000, 10);
 				const states = await Promise.all(
 					[aborted, expired, renewed].map(({ uploadId }) =>
-						store.claimIdempotency(key(make.id<UploadId>(), { key: uploadId, expiresAtMs: NOW_MS * 2 }), NOW_MS + 5_000),
+						store.claimIdempotency(
+							key(make.id<UploadId>(), { key: uploadId, expiresAtMs: NOW_MS * 2 }),
+							NOW_MS + 5_000,
+						),
 					),
 				);
 				expect(states.map(({ state }) => state)).toEqual(['claimed', 'claimed', 'running']);
@@ -360,7 +363,10 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await make.store(store, workers, { nowMs: NOW_MS + 99 });
 				const second = await store.list({ limit: 3, after: first.next });
 				expect(second.objects.map(({ objectId }) => objectId)).toEqual(
-					uploads.slice(0, 3).map(({ objectId }) => objectId).reverse(),
+					uploads
+						.slice(0, 3)
+						.map(({ objectId }) => objectId)
+						.reverse(),
 				);
 				expect(second.next).toBeNull();
 			});

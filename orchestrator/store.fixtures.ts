@@ -3,15 +3,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import type {
-	EncodingId,
-	ObjectId,
-	SealId,
-	ShardId,
-	UploadId,
-	VersionId,
-	WorkerId,
-} from '../core/ids.ts';
+import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Commit, IntendedShard, MetadataStore, RepairItem, WorkerRow } from './store.ts';
 

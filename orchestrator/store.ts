@@ -141,7 +141,12 @@ export interface MetadataStore {
 	initCluster(initial: ClusterRow): Promise<ClusterRow>;
 
 	/** The intent of an upload with its first shards. `exists` when that upload was committed already. */
-	begin(intent: { uploadId: UploadId; objectId: ObjectId; shards: readonly IntendedShard[]; expiresAtMs: number }): Promise<void>;
+	begin(intent: {
+		uploadId: UploadId;
+		objectId: ObjectId;
+		shards: readonly IntendedShard[];
+		expiresAtMs: number;
+	}): Promise<void>;
 	/** More shards for an open intent (next segment, replacement). `expired` when it is not open any more. */
 	extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void>;
 	/** `expired` when it is not open any more. */

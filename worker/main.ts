@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import type { Http2Session } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { Counter, Gauge } from 'prom-client';
+import { rawPublicKey } from '../core/crypto/sign.ts';
 import { DistroError } from '../core/errors.ts';
 import { parseId, type WorkerId } from '../core/ids.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
@@ -86,7 +87,7 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 	const heartbeat = startHeartbeat({
 		orchestrators: config.orchestrators,
 		credentials: () => grpcChannelCredentials(tls),
-		registration: { name: config.name, address, zone: config.zone, receiptKey: identity.receiptKey },
+		registration: { name: config.name, address, zone: config.zone, receiptKey: rawPublicKey(identity.receiptKey) },
 		stats: () => store.stats(),
 		clock: systemClock,
 		random: systemRandom,

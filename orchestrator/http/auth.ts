@@ -1,0 +1,40 @@
+/** Who may do what: bearer keys with scopes, each scope including the ones before it. */
+
+import type { IncomingMessage } from 'node:http';
+import { checkApiKey } from '../admin-keys.ts';
+import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore } from '../api-keys.ts';
+import { HttpRefusal } from './problem.ts';
+
+export interface Caller {
+	/** The key's id; '' where no key is needed. */
+	readonly owner: string;
+	readonly scope: ApiKeyScope;
+}
+
+export interface Authenticator {
+	/** Throws 401. */
+	check(request: IncomingMessage): Promise<Caller>;
+}
+
+export function createAuthenticator(apiKeys: ApiKeyStore): Authenticator {
+	return {
+		check: async (request) => {
+			const match = /^Bearer ([!-~]{1,256})$/i.exec(request.headers.authorization ?? '');
+			const row = match === null ? null : checkApiKey(await apiKeys.apiKeys(), match[1] as string);
+			if (row === null) {
+				const detail =
+					match === null
+						? 'an API key is needed: send Authorization: Bearer <key>'
+						: 'this API key is not known, or was revoked: ask for another';
+				throw new HttpRefusal(401, detail, { 'www-authenticate': 'Bearer' });
+			}
+			return { owner: row.keyId, scope: row.scope };
+		},
+	};
+}
+
+/** Throws 403. */
+export function requireScope(caller: Caller, needed: ApiKeyScope): void {
+	if (API_KEY_SCOPES.indexOf(caller.scope) >= API_KEY_SCOPES.indexOf(needed)) return;
+	throw new HttpRefusal(403, `this API key may ${caller.scope} only, and this needs the scope ${needed}`);
+}

@@ -1,0 +1,179 @@
+/**
+ * Request bodies into uploads, event by event: `data`, pause, resume; never iterated. What ends badly aborts the upload,
+ * so that nothing is left behind.
+ */
+
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Readable } from 'node:stream';
+import { Busboy } from '@fastify/busboy';
+import { DistroError } from '../../core/errors.ts';
+import { IDLE_TRANSFER_MS } from '../../core/limits.ts';
+import type { ObjectInfo, Upload } from '../objects.types.ts';
+import { HttpRefusal } from './problem.ts';
+
+/** Of a refused body this much is read, so that the client gets to see the answer; then the connection is cut. */
+const DRAIN_BYTES = 1024 * 1024;
+const DRAIN_MS = 2_000;
+
+/** Content-Length, null when the body is chunked. Throws 411 when it is neither, 413 when it is too long. */
+export function announcedSize(request: IncomingMessage, maxBytes: number): number | null {
+	const header = request.headers['content-length'];
+	if (header === undefined) {
+		if (request.headers['transfer-encoding'] !== undefined) return null;
+		throw new HttpRefusal(411, 'send a Content-Length, or Transfer-Encoding: chunked');
+	}
+	const size = Number(header);
+	if (size > maxBytes) throw tooLarge(maxBytes);
+	return size;
+}
+
+function tooLarge(maxBytes: number): HttpRefusal {
+	return new HttpRefusal(413, `an object has at most ${maxBytes} bytes here: split it`);
+}
+
+/** Pushes a stream into an upload; resolves when the stream has ended, with nothing of it left. */
+function push(stream: Readable, upload: Upload, maxBytes: number): Promise<void> {
+	return new Promise((resolve, reject) => {
+		let bytes = 0;
+		upload.drained = () => stream.resume();
+		stream.on('data', (chunk: Buffer) => {
+			bytes += chunk.length;
+			if (bytes > maxBytes) {
+				reject(tooLarge(maxBytes));
+				return;
+			}
+			if (!upload.write(chunk)) stream.pause();
+		});
+		stream.on('end', resolve);
+		stream.on('error', reject);
+		// An upload that failed takes no more: its own error is the answer.
+		upload.result.catch(reject);
+	});
+}
+
+/** Calls `cut` when the client is gone or sends nothing for too long, until the returned function is called. */
+function watchClient(request: IncomingMessage, cut: (error: Error) => void): () => void {
+	const onClose = () => {
+		if (!request.complete) cut(new DistroError('canceled', 'the client has left'));
+	};
+	const onIdle = () => {
+		// Paused means that the storage is slow, not the client.
+		if (!request.isPaused() && !request.complete) cut(new HttpRefusal(408, 'no byte came for too long: send it again'));
+	};
+	request.on('close', onClose);
+	request.socket.setTimeout(IDLE_TRANSFER_MS, onIdle);
+	return () => {
+		request.off('close', onClose);
+		request.socket.setTimeout(0);
+		request.socket.off('timeout', onIdle);
+	};
+}
+
+/** The whole body is the object. */
+export async function receiveRaw(request: IncomingMessage, upload: Upload, maxBytes: number): Promise<ObjectInfo> {
+	let unwatch = () => {};
+	const cut = new Promise<never>((_, reject) => {
+		unwatch = watchClient(request, reject);
+	});
+	try {
+		await Promise.race([push(request, upload, maxBytes), cut]);
+		upload.end();
+		return await upload.result;
+	} catch (error) {
+		upload.abort((error as Error).message);
+		throw error;
+	} finally {
+		unwatch();
+	}
+}
+
+/** Exactly one part `file`; committed only after the closing boundary. */
+export async function receiveMultipart(
+	request: IncomingMessage,
+	options: {
+		begin: (part: { name: string | null; contentType: string | null }) => Promise<{ upload: Upload } | { done: ObjectInfo }>;
+		maxBytes: number;
+	},
+): Promise<ObjectInfo> {
+	let unwatch = () => {};
+	let upload: Upload | null = null;
+	let parser: InstanceType<typeof Busboy>;
+	try {
+		parser = new Busboy({
+			headers: request.headers as { 'content-type': string },
+			limits: { fields: 100, fieldSize: 64 * 1024, parts: 110, headerPairs: 100 },
+		});
+	} catch {
+		throw new HttpRefusal(400, 'the multipart header has no boundary: let your client set it');
+	}
+	try {
+		return await new Promise<ObjectInfo>((resolve, reject) => {
+			unwatch = watchClient(request, reject);
+			let received: Promise<ObjectInfo | null> | null = null;
+			parser.on('file', (field, stream, filename, _encoding, contentType) => {
+				stream.on('error', reject);
+				if (field !== 'file' || received !== null) {
+					const what = received !== null ? 'more than one file' : `a file part named ${JSON.stringify(field)}`;
+					reject(new HttpRefusal(400, `the form has ${what}: send exactly one, named "file"`));
+					stream.resume();
+					return;
+				}
+				const part = { name: filename === undefined || filename === '' ? null : filename, contentType: contentType || null };
+				received = (async () => {
+					const begun = await options.begin(part);
+					if ('done' in begun) {
+						stream.resume();
+						return begun.done;
+					}
+					upload = begun.upload;
+					await push(stream, upload, options.maxBytes);
+					if ((stream as Readable & { truncated?: boolean }).truncated === true) throw new HttpRefusal(400, 'the file was cut short');
+					return null;
+				})();
+				received.catch(reject);
+			});
+			parser.on('error', (error) => {
+				reject(new HttpRefusal(400, `the multipart body is malformed, or was cut short: ${(error as Error).message}`));
+			});
+			parser.on('finish', () => {
+				if (received === null) {
+					reject(new HttpRefusal(400, 'the form has no file: send exactly one, as in -F "file=@payload.txt"'));
+					return;
+				}
+				received
+					.then((done) => {
+						if (done !== null) return done;
+						(upload as Upload).end();
+						return (upload as Upload).result;
+					})
+					.then(resolve, reject);
+			});
+			request.on('error', reject);
+			request.pipe(parser);
+		});
+	} catch (error) {
+		request.unpipe(parser);
+		(upload as Upload | null)?.abort((error as Error).message);
+		throw error;
+	} finally {
+		unwatch();
+	}
+}
+
+/** After an early answer: reads a bounded amount of what still comes, then cuts the connection. */
+export function drainAndClose(request: IncomingMessage, response: ServerResponse): void {
+	if (request.complete || request.destroyed) return;
+	let rest = DRAIN_BYTES;
+	const cut = () => request.socket.destroy();
+	const timer = setTimeout(cut, DRAIN_MS);
+	timer.unref();
+	request.on('data', (chunk: Buffer) => {
+		rest -= chunk.length;
+		if (rest < 0) cut();
+	});
+	request.on('end', () => clearTimeout(timer));
+	request.on('close', () => clearTimeout(timer));
+	request.on('error', () => {});
+	response.on('error', () => {});
+	request.resume();
+}

@@ -1,0 +1,121 @@
+/** GET /openapi.json: the API as OpenAPI 3.1. A test holds its paths and methods against the routes. */
+
+const problem = {
+	description: 'What went wrong, and what to do (RFC 9457)',
+	content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } },
+};
+const json = (schema: string, description: string) => ({
+	description,
+	content: { 'application/json': { schema: { $ref: `#/components/schemas/${schema}` } } },
+});
+const bytes = { description: 'The bytes', content: { '*/*': { schema: { type: 'string', format: 'binary' } } } };
+const id = { name: 'id', in: 'path', required: true, schema: { type: 'string', pattern: '^[0-9a-f]{32}$' } };
+const query = (name: string, schema: object) => ({ name, in: 'query', schema });
+const header = (name: string) => ({ name, in: 'header', schema: { type: 'string' } });
+const uploadHeaders = [header('Idempotency-Key'), header('Repr-Digest'), header('Want-Repr-Digest')];
+const readHeaders = [header('Range'), header('If-Range'), header('If-Match'), header('If-None-Match')];
+const created = { '201': json('Object', 'The object is durable'), default: problem };
+const read = (summary: string) => ({
+	summary,
+	parameters: [id, ...readHeaders],
+	responses: { '200': bytes, '206': bytes, '304': { description: 'Not modified' }, default: problem },
+});
+
+export const openApi = {
+	openapi: '3.1.0',
+	info: { title: 'Distro', version: '0.1.0' },
+	security: [{ apiKey: [] }],
+	paths: {
+		'/upload': {
+			post: {
+				summary: 'Store the one file of a form',
+				parameters: uploadHeaders,
+				requestBody: {
+					required: true,
+					content: {
+						'multipart/form-data': {
+							schema: { type: 'object', required: ['file'], properties: { file: { type: 'string', format: 'binary' } } },
+						},
+					},
+				},
+				responses: created,
+			},
+		},
+		'/download/{id}': { get: read('Read an object as a file'), head: read('Its headers only') },
+		'/objects': {
+			post: {
+				summary: 'Store the body, with a length or chunked',
+				parameters: [query('name', { type: 'string', maxLength: 1024 }), ...uploadHeaders],
+				requestBody: { content: { '*/*': { schema: { type: 'string', format: 'binary' } } } },
+				responses: created,
+			},
+			get: {
+				summary: 'List objects, newest first',
+				parameters: [query('limit', { type: 'integer', minimum: 1, maximum: 1000, default: 100 }), query('cursor', { type: 'string' })],
+				responses: { '200': json('ObjectPage', 'One page'), default: problem },
+			},
+		},
+		'/objects/{id}': {
+			get: read('Read an object'),
+			head: read('Its headers only'),
+			delete: { summary: 'Delete an object', parameters: [id], responses: { '204': { description: 'Gone' }, default: problem } },
+		},
+		'/objects/{id}/explain': {
+			get: {
+				summary: 'Where its shards are, why this (n, k), and how healthy it is',
+				parameters: [
+					id,
+					query('from_segment', { type: 'integer', minimum: 0, default: 0 }),
+					query('limit', { type: 'integer', minimum: 1, maximum: 100, default: 20 }),
+				],
+				responses: { '200': json('Explanation', 'Segment by segment'), default: problem },
+			},
+		},
+		'/cluster': { get: { summary: 'Workers, queues, redundancy', responses: { '200': json('Cluster', 'Now'), default: problem } } },
+		'/healthz': { get: { summary: 'The process lives', security: [], responses: { '200': json('Status', 'It does') } } },
+		'/readyz': {
+			get: { summary: 'It can serve', security: [], responses: { '200': json('Status', 'It can'), '503': json('Status', 'Why not') } },
+		},
+		'/metrics': { get: { summary: 'Prometheus metrics', responses: { '200': { description: 'Text' } } } },
+		'/openapi.json': { get: { summary: 'This', security: [], responses: { '200': { description: 'OpenAPI 3.1' } } } },
+	},
+	components: {
+		securitySchemes: { apiKey: { type: 'http', scheme: 'bearer' } },
+		schemas: {
+			Problem: {
+				type: 'object',
+				required: ['type', 'title', 'status', 'detail'],
+				properties: {
+					type: { type: 'string' },
+					title: { type: 'string' },
+					status: { type: 'integer' },
+					detail: { type: 'string' },
+					instance: { type: 'string' },
+				},
+			},
+			Object: {
+				type: 'object',
+				required: ['object_id', 'size', 'created_at', 'etag'],
+				properties: {
+					object_id: { type: 'string' },
+					size: { type: 'integer' },
+					created_at: { type: 'string', format: 'date-time' },
+					name: { type: ['string', 'null'] },
+					content_type: { type: ['string', 'null'] },
+					etag: { type: 'string' },
+				},
+			},
+			ObjectPage: {
+				type: 'object',
+				required: ['objects', 'next'],
+				properties: {
+					objects: { type: 'array', items: { $ref: '#/components/schemas/Object' } },
+					next: { type: ['string', 'null'] },
+				},
+			},
+			Explanation: { type: 'object' },
+			Cluster: { type: 'object' },
+			Status: { type: 'object', properties: { status: { type: 'string' }, reasons: { type: 'array', items: { type: 'string' } } } },
+		},
+	},
+} as const;

@@ -1,0 +1,331 @@
+/**
+ * The HTTP API: fastify routes on top of `Objects`. It knows HTTP only; bytes go past fastify's own streams (body.ts,
+ * download.ts). Every error is application/problem+json that says what to do.
+ */
+
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { asDistroError, DistroError } from '../../core/errors.ts';
+import { type ObjectId, parseId } from '../../core/ids.ts';
+import { PAGE_DEFAULT, PAGE_MAX } from '../../core/limits.ts';
+import type { ApiKeyScope } from '../api-keys.ts';
+import type { ClusterView, ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
+import { type Authenticator, type Caller, requireScope } from './auth.ts';
+import { announcedSize, drainAndClose, receiveMultipart, receiveRaw } from './body.ts';
+import { sendObject } from './download.ts';
+import { checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
+import { fingerprintOf, idempotencyKeyOf } from './idempotency.ts';
+import { openApi } from './openapi.ts';
+import { HttpRefusal, problemOf, renderProblem } from './problem.ts';
+
+export interface HttpServerDeps {
+	readonly objects: Objects;
+	readonly cluster: () => Promise<ClusterView>;
+	/** null: open to whoever reaches it. */
+	readonly auth: Authenticator | null;
+	readonly ready: () => Promise<{ ok: boolean; reasons: string[] }>;
+	readonly metrics: {
+		readonly contentType: string;
+		render(): Promise<string>;
+		observeRequest(request: { method: string; route: string; status: number; seconds: number }): void;
+	};
+	readonly log: {
+		error(fields: object, text: string): void;
+		warn(fields: object, text: string): void;
+		debug(fields: object, text: string): void;
+	};
+	readonly limits: { readonly maxObjectBytes: number };
+}
+
+type Handler = (exchange: Exchange) => Promise<void>;
+
+interface Exchange {
+	readonly request: FastifyRequest;
+	readonly raw: IncomingMessage;
+	readonly response: ServerResponse;
+	readonly caller: Caller;
+}
+
+interface Route {
+	readonly method: 'GET' | 'HEAD' | 'POST' | 'DELETE';
+	readonly path: string;
+	/** null: open to all. */
+	readonly scope: ApiKeyScope | null;
+	readonly handler: Handler;
+}
+
+const OPEN: Caller = { owner: '', scope: 'admin' };
+const EXPLAIN_DEFAULT = 20;
+const EXPLAIN_MAX = 100;
+
+/** The caller listens and closes. */
+export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
+	let count = 0;
+	const app = fastify({
+		logger: false,
+		genReqId: () => `r${(count++).toString(36)}`,
+		exposeHeadRoutes: false,
+		// Transfers have their own idle rule; a long one is not a slow one.
+		requestTimeout: 0,
+		keepAliveTimeout: 72_000,
+		forceCloseConnections: 'idle',
+		routerOptions: { maxParamLength: 200 },
+		http: { headersTimeout: 60_000, noDelay: true },
+	});
+	// Bodies are read by the handlers, whatever their type.
+	app.removeAllContentTypeParsers();
+	app.addContentTypeParser('*', (_request, _payload, done) => done(null));
+
+	const table = routesOf(deps);
+	for (const route of table) {
+		app.route({
+			method: route.method,
+			url: route.path,
+			handler: async (request, reply) => run(deps, { request, reply, route }),
+		});
+	}
+	app.setNotFoundHandler((request, reply) => {
+		const allowed = table.filter(({ path }) => matchesPath(path, request.url)).map(({ method }) => method);
+		const error =
+			allowed.length > 0
+				? new HttpRefusal(405, `${request.method} is not for this path: use ${allowed.join(' or ')}`, { allow: allowed.join(', ') })
+				: new HttpRefusal(404, 'there is nothing at this path: GET /openapi.json lists what there is');
+		reply.hijack();
+		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, error);
+	});
+	app.setErrorHandler((error, request, reply) => {
+		const { statusCode } = error as { statusCode?: number };
+		const known = statusCode !== undefined && statusCode >= 400 && statusCode < 500;
+		reply.hijack();
+		const refusal = known ? new HttpRefusal(statusCode, (error as Error).message) : error;
+		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, refusal);
+	});
+	return app;
+}
+
+async function run(deps: HttpServerDeps, o: { request: FastifyRequest; reply: FastifyReply; route: Route }): Promise<void> {
+	const { request, reply, route } = o;
+	reply.hijack();
+	const { raw } = request;
+	const response = reply.raw;
+	const startedAt = process.hrtime.bigint();
+	response.once('close', () => {
+		const seconds = Number(process.hrtime.bigint() - startedAt) / 1e9;
+		deps.metrics.observeRequest({ method: route.method, route: route.path, status: response.statusCode, seconds });
+	});
+	try {
+		let caller = OPEN;
+		if (deps.auth !== null && route.scope !== null) {
+			caller = await deps.auth.check(raw);
+			requireScope(caller, route.scope);
+		}
+		await route.handler({ request, raw, response, caller });
+	} catch (error) {
+		answerProblem(deps, { raw, response, id: request.id }, error);
+	}
+}
+
+function answerProblem(
+	deps: HttpServerDeps,
+	exchange: { raw: IncomingMessage; response: ServerResponse; id: string },
+	error: unknown,
+): void {
+	const { raw, response, id } = exchange;
+	const problem = problemOf(error);
+	const fields = { request: id, method: raw.method, path: raw.url?.split('?')[0], status: problem.status };
+	if (problem.status >= 500 && problem.status !== 503 && problem.status !== 507) {
+		deps.log.error({ ...fields, err: asDistroError(error) }, 'request failed');
+	} else deps.log.debug({ ...fields, detail: problem.detail }, 'request refused');
+	if (response.headersSent || response.destroyed) {
+		response.destroy();
+		return;
+	}
+	const { headers, body } = renderProblem(problem, id);
+	// The rest of a body nobody wants would be read as the next request.
+	if (!raw.complete) headers.connection = 'close';
+	response.writeHead(problem.status, headers);
+	response.end(raw.method === 'HEAD' ? undefined : body);
+	drainAndClose(raw, response);
+}
+
+function routesOf(deps: HttpServerDeps): Route[] {
+	const { objects, limits } = deps;
+	const { maxObjectBytes } = limits;
+
+	const optionsFor = (
+		{ raw, caller }: Exchange,
+		part: { name: string | null; contentType: string | null; sizeHintBytes: number | null },
+	): UploadOptions => {
+		const expectedSha256 = parseReprDigest(single(raw.headers['repr-digest']));
+		const key = idempotencyKeyOf(single(raw.headers['idempotency-key']));
+		const options = {
+			...part,
+			expectedSha256,
+			wantSha256: expectedSha256 !== null || wantsSha256(single(raw.headers['want-repr-digest'])),
+		};
+		const idempotency = key === null ? null : { owner: caller.owner, key, fingerprint: fingerprintOf(raw, options) };
+		return { ...options, idempotency };
+	};
+
+	const created = (response: ServerResponse, info: ObjectInfo) => {
+		const { etag = '', 'repr-digest': digest } = objectHeaders(info);
+		const headers = { etag, location: `/objects/${info.objectId}`, ...(digest === undefined ? {} : { 'repr-digest': digest }) };
+		answerJson(response, 201, infoJson(info), headers);
+	};
+
+	const upload: Handler = async (exchange) => {
+		const { raw, response } = exchange;
+		const type = raw.headers['content-type'] ?? '';
+		if (!/^multipart\/form-data\s*(;|$)/i.test(type)) {
+			throw new HttpRefusal(415, 'POST /upload takes multipart/form-data with one part "file"; raw bytes go to POST /objects');
+		}
+		const sizeHintBytes = announcedSize(raw, maxObjectBytes);
+		const info = await receiveMultipart(raw, {
+			maxBytes: maxObjectBytes,
+			begin: ({ name, contentType }) =>
+				objects.beginUpload(
+					optionsFor(exchange, { name: checkName(name), contentType: checkContentType(contentType ?? undefined), sizeHintBytes }),
+					closeSignal(response),
+				),
+		});
+		created(response, info);
+	};
+
+	const put: Handler = async (exchange) => {
+		const { raw, response, request } = exchange;
+		const type = checkContentType(raw.headers['content-type']);
+		if (type !== null && /^multipart\//i.test(type)) {
+			throw new HttpRefusal(415, 'POST /objects takes the bytes themselves; a form goes to POST /upload');
+		}
+		const sizeHintBytes = announcedSize(raw, maxObjectBytes);
+		const name = checkName(single((request.query as Record<string, string | string[]>).name) ?? null);
+		const begun = await objects.beginUpload(optionsFor(exchange, { name, contentType: type, sizeHintBytes }), closeSignal(response));
+		if ('done' in begun) {
+			created(response, begun.done);
+			drainAndClose(raw, response);
+			return;
+		}
+		created(response, await receiveRaw(raw, begun.upload, maxObjectBytes));
+	};
+
+	const get =
+		(attachment: boolean): Handler =>
+		async ({ request, raw, response }) => {
+			const download = await objects.open(objectIdOf(request));
+			const onBroken = (error: unknown) =>
+				deps.log.error({ request: request.id, err: asDistroError(error) }, 'a download broke after its first byte');
+			await sendObject({ request: raw, response }, { download, attachment, onBroken });
+		};
+
+	return [
+		{ method: 'POST', path: '/upload', scope: 'write', handler: upload },
+		{ method: 'GET', path: '/download/:id', scope: 'read', handler: get(true) },
+		{ method: 'HEAD', path: '/download/:id', scope: 'read', handler: get(true) },
+		{ method: 'POST', path: '/objects', scope: 'write', handler: put },
+		{ method: 'GET', path: '/objects/:id', scope: 'read', handler: get(false) },
+		{ method: 'HEAD', path: '/objects/:id', scope: 'read', handler: get(false) },
+		{
+			method: 'GET',
+			path: '/objects',
+			scope: 'read',
+			handler: async ({ request, response }) => {
+				const query = request.query as Record<string, string | string[]>;
+				const limit = wholeNumber(single(query.limit), { name: 'limit', fallback: PAGE_DEFAULT, min: 1, max: PAGE_MAX });
+				const page = await objects.list({ limit, cursor: single(query.cursor) ?? null });
+				answerJson(response, 200, { objects: page.objects.map(infoJson), next: page.next });
+			},
+		},
+		{
+			method: 'DELETE',
+			path: '/objects/:id',
+			scope: 'write',
+			handler: async ({ request, response }) => {
+				await objects.remove(objectIdOf(request));
+				response.writeHead(204).end();
+			},
+		},
+		{
+			method: 'GET',
+			path: '/objects/:id/explain',
+			scope: 'read',
+			handler: async ({ request, response }) => {
+				const query = request.query as Record<string, string | string[]>;
+				const fromSegment = wholeNumber(single(query.from_segment), { name: 'from_segment', fallback: 0, min: 0, max: 0xffff_ffff });
+				const limit = wholeNumber(single(query.limit), { name: 'limit', fallback: EXPLAIN_DEFAULT, min: 1, max: EXPLAIN_MAX });
+				answerJson(response, 200, await objects.explain(objectIdOf(request), { fromSegment, limit }));
+			},
+		},
+		{
+			method: 'GET',
+			path: '/cluster',
+			scope: 'admin',
+			handler: async ({ response }) => answerJson(response, 200, await deps.cluster()),
+		},
+		{ method: 'GET', path: '/healthz', scope: null, handler: async ({ response }) => answerJson(response, 200, { status: 'ok' }) },
+		{
+			method: 'GET',
+			path: '/readyz',
+			scope: null,
+			handler: async ({ response }) => {
+				const { ok, reasons } = await deps.ready();
+				answerJson(response, ok ? 200 : 503, { status: ok ? 'ok' : 'not ready', reasons });
+			},
+		},
+		{
+			method: 'GET',
+			path: '/metrics',
+			scope: 'read',
+			handler: async ({ response }) => {
+				const body = await deps.metrics.render();
+				response.writeHead(200, { 'content-type': deps.metrics.contentType }).end(body);
+			},
+		},
+		{ method: 'GET', path: '/openapi.json', scope: null, handler: async ({ response }) => answerJson(response, 200, openApi) },
+	];
+}
+
+/** Aborted when the client is gone. */
+function closeSignal(response: ServerResponse): AbortSignal {
+	const gone = new AbortController();
+	response.once('close', () => gone.abort());
+	return gone.signal;
+}
+
+function objectIdOf(request: FastifyRequest): ObjectId {
+	return parseId<ObjectId>((request.params as { id: string }).id, 'an object id');
+}
+
+function single(value: string | string[] | undefined): string | undefined {
+	return Array.isArray(value) ? value[0] : value;
+}
+
+function wholeNumber(text: string | undefined, o: { name: string; fallback: number; min: number; max: number }): number {
+	if (text === undefined) return o.fallback;
+	const value = Number(text);
+	if (/^\d+$/.test(text) && value >= o.min && value <= o.max) return value;
+	throw new DistroError('invalid', `${o.name} must be a whole number from ${o.min} to ${o.max}`);
+}
+
+function infoJson(info: ObjectInfo): object {
+	return {
+		object_id: info.objectId,
+		size: info.sizeBytes,
+		created_at: new Date(info.createdAtMs).toISOString(),
+		name: info.name,
+		content_type: info.contentType,
+		etag: info.etag,
+	};
+}
+
+function answerJson(response: ServerResponse, status: number, value: object, headers: Record<string, string> = {}): void {
+	const body = `${JSON.stringify(value)}\n`;
+	response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body), ...headers });
+	response.end(body);
+}
+
+function matchesPath(pattern: string, url: string): boolean {
+	const path = url.split('?')[0] ?? '';
+	const wanted = pattern.split('/');
+	const parts = path.split('/');
+	return wanted.length === parts.length && wanted.every((part, i) => part.startsWith(':') || part === parts[i]);
+}

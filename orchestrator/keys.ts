@@ -1,0 +1,87 @@
+/**
+ * The command that makes, lists and revokes API keys, beside a running orchestrator or before its first start:
+ *
+ *     node orchestrator/keys.ts create --scope write --label ci
+ *     node orchestrator/keys.ts list
+ *     node orchestrator/keys.ts revoke 0123456789abcdef
+ *
+ * DATA_DIR is the orchestrator's data folder, or that of `make run`, which has the orchestrator's in it. A running
+ * orchestrator knows after a second.
+ */
+
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { asDistroError, DistroError } from '../core/errors.ts';
+import { systemClock, systemRandom } from '../platform/clock.ts';
+import { createApiKey } from './admin-keys.ts';
+import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore, openApiKeys } from './api-keys.ts';
+
+const USAGE = `usage: keys create --scope ${API_KEY_SCOPES.join('|')} --label <what it is for>
+       keys list
+       keys revoke <key id>`;
+const LABEL_MAX = 100;
+/** The orchestrator's folder in that of `make run`. */
+const NESTED = 'orchestrator-1';
+
+async function run(store: ApiKeyStore, args: string[]): Promise<string> {
+	const { values, positionals } = parsed(args);
+	const [command, keyId, ...rest] = positionals;
+	switch (command) {
+		case 'create': {
+			const { scope, label } = values;
+			if (!isScope(scope) || label === undefined || label === '' || label.length > LABEL_MAX || keyId !== undefined)
+				break;
+			const { key, row } = await createApiKey(store, { scope, label }, systemRandom, systemClock.nowMs());
+			return `${key}\nThis is key ${row.keyId} (${scope}). It is shown only now: keep it safe.`;
+		}
+		case 'list': {
+			if (keyId !== undefined) break;
+			const rows = await store.apiKeys();
+			const lines = rows.map(
+				({ keyId: id, scope, label, createdAtMs }) =>
+					`${id}  ${scope.padEnd(5)}  ${new Date(createdAtMs).toISOString()}  ${JSON.stringify(label)}`,
+			);
+			return lines.length === 0 ? 'There is no API key.' : lines.join('\n');
+		}
+		case 'revoke': {
+			if (keyId === undefined || rest.length > 0) break;
+			if (!(await store.removeApiKey(keyId))) throw new DistroError('not_found', `there is no API key ${keyId}`);
+			return `Key ${keyId} is revoked.`;
+		}
+	}
+	throw new DistroError('invalid', USAGE);
+}
+
+function parsed(args: string[]) {
+	try {
+		const options = { scope: { type: 'string' }, label: { type: 'string' } } as const;
+		return parseArgs({ args, options, allowPositionals: true });
+	} catch (cause) {
+		throw new DistroError('invalid', USAGE, { cause });
+	}
+}
+
+function isScope(text: string | undefined): text is ApiKeyScope {
+	return (API_KEY_SCOPES as readonly (string | undefined)[]).includes(text);
+}
+
+function dataDir(): string {
+	const given = process.env.DATA_DIR;
+	if (given === undefined || given === '') return join('data', NESTED);
+	return existsSync(join(given, NESTED)) ? join(given, NESTED) : given;
+}
+
+try {
+	const folder = dataDir();
+	mkdirSync(folder, { recursive: true });
+	const store = openApiKeys({ dataDir: folder, clock: systemClock });
+	try {
+		console.log(await run(store, process.argv.slice(2)));
+	} finally {
+		await store.close();
+	}
+} catch (thrown) {
+	console.error(asDistroError(thrown).message);
+	process.exitCode = 1;
+}
