@@ -1,6 +1,6 @@
 /**
- * What the embedded metadata store costs, at 1, 8 and 32 at once: begin + commit of a 4+2 object of one segment, commit of
- * an inline object, and reads.
+ * What the embedded metadata store costs, at 1, 8 and 32 at once: begin + commit of an object of one segment (any 4 of 6
+ * shards, any 1 of 3), commit of an inline object, and reads.
  *
  *     node bench/metadata.ts [folder]
  *
@@ -14,7 +14,7 @@ import type { WorkerId } from '../core/ids.ts';
 import { begin, Fixtures, type Upload } from '../orchestrator/store.fixtures.ts';
 import { openSqliteStore } from '../orchestrator/store-sqlite.ts';
 
-const RUN_MS = 700;
+const RUN_MS = 500;
 const CONCURRENCIES = [1, 8, 32];
 /** Made before the clock runs; more than a run can use. */
 const UPLOADS = 5_000;
@@ -26,17 +26,22 @@ const workers = Array.from({ length: 6 }, () => make.id<WorkerId>());
 const stored: Upload[] = [];
 
 try {
-	console.log('operation            at once    op/s   µs CPU/op   ms p50');
-	for (const concurrency of CONCURRENCIES) {
-		const uploads = Array.from({ length: UPLOADS }, () => make.upload(workers));
-		await measure('begin + commit', concurrency, async () => {
-			const upload = uploads.pop();
-			if (upload === undefined) return false;
-			await begin(store, upload);
-			await store.commit(upload.commit);
-			stored.push(upload);
-			return true;
-		});
+	console.log('operation               at once    op/s   µs CPU/op   ms p50');
+	for (const [k, n] of [
+		[4, 6],
+		[1, 3],
+	]) {
+		for (const concurrency of CONCURRENCIES) {
+			const uploads = Array.from({ length: UPLOADS }, () => make.upload(workers, { k, n }));
+			await measure(`begin + commit, ${k} of ${n}`, concurrency, async () => {
+				const upload = uploads.pop();
+				if (upload === undefined) return false;
+				await begin(store, upload);
+				await store.commit(upload.commit);
+				stored.push(upload);
+				return true;
+			});
+		}
 	}
 	for (const concurrency of CONCURRENCIES) {
 		const uploads = Array.from({ length: UPLOADS }, () => make.upload(workers, { segments: 0 }));
@@ -84,7 +89,7 @@ async function measure(name: string, concurrency: number, operation: () => Promi
 	const count = tookMs.length;
 	tookMs.sort((a, b) => a - b);
 	const columns = [
-		name.padEnd(20),
+		name.padEnd(23),
 		String(concurrency).padStart(7),
 		(count / seconds).toFixed(0).padStart(7),
 		((user + system) / count).toFixed(0).padStart(11),

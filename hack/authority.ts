@@ -54,7 +54,10 @@ export async function openAuthority(folder: string): Promise<Authority> {
 					new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
 					new x509.SubjectAlternativeNameExtension([
 						{ type: 'url', value: uri },
-						...subject.hosts.map((host) => ({ type: /^[\d.]+$/.test(host) ? ('ip' as const) : ('dns' as const), value: host })),
+						...subject.hosts.map((host) => ({
+							type: /^[\d.]+$/.test(host) ? ('ip' as const) : ('dns' as const),
+							value: host,
+						})),
 					]),
 				],
 			});

@@ -53,7 +53,9 @@ watchStartRequests(members);
 async function prepare(): Promise<Member[]> {
 	const running = readClusterFile(dataDir);
 	if (running !== null && isAlive(running.supervisor)) {
-		throw new Error(`A cluster runs on ${dataDir} already (process ${running.supervisor}): stop it first, or choose another DATA_DIR.`);
+		throw new Error(
+			`A cluster runs on ${dataDir} already (process ${running.supervisor}): stop it first, or choose another DATA_DIR.`,
+		);
 	}
 	mkdirSync(dataDir, { recursive: true });
 	const workers = wholeNumber('WORKERS', 6, 1, 99);
@@ -137,7 +139,9 @@ function inherited(role: Member['role']): Record<string, string> {
 		'WORKER_CONNECTIONS',
 	];
 	const names = role === 'orchestrator' ? [...common, ...orchestratorOnly] : common;
-	return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] as string]])));
+	return Object.fromEntries(
+		names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] as string]])),
+	);
 }
 
 function start(member: Member): void {
@@ -281,7 +285,9 @@ function stopOne(member: Member): Promise<void> {
 function port(wanted: number, variable: string): Promise<number> {
 	return new Promise((done, fail) => {
 		const probe = createServer();
-		probe.once('error', () => fail(new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`)));
+		probe.once('error', () =>
+			fail(new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`)),
+		);
 		probe.listen(wanted, '127.0.0.1', () => {
 			const { port: found } = probe.address() as { port: number };
 			probe.close(() => done(found));

@@ -1,7 +1,7 @@
 /** `make start NAME=worker-3`: asks the running supervisor to start a process that went down, and waits until it is back. */
 
-import { resolve } from 'node:path';
 import { writeFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { isAlive, readClusterFile, startRequestPath } from './cluster-file.ts';
 
 const TIMEOUT_MS = 30_000;
@@ -22,7 +22,8 @@ const deadline = Date.now() + TIMEOUT_MS;
 for (;;) {
 	const process = readClusterFile(dataDir)?.processes.find((candidate) => candidate.name === name);
 	if (process !== undefined && (await isReady(process.http))) break;
-	if (Date.now() > deadline) fail(`${name} did not become ready within ${TIMEOUT_MS / 1000} s; its log is in ${dataDir}/${name}/log`);
+	if (Date.now() > deadline)
+		fail(`${name} did not become ready within ${TIMEOUT_MS / 1000} s; its log is in ${dataDir}/${name}/log`);
 	await new Promise((done) => setTimeout(done, 100));
 }
 process.stdout.write(`${name} is ready\n`);

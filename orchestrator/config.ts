@@ -53,7 +53,10 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		httpPort: reader.port('HTTP_PORT', 8080),
 		grpcHost: reader.text('GRPC_HOST', reader.text('HTTP_HOST', '127.0.0.1')),
 		grpcPort: reader.port('GRPC_PORT', 9090),
-		memoryBudgetBytes: reader.size('MEMORY_BUDGET', MEMORY_BUDGET_BYTES, { min: MEMORY_BUDGET_MIN_BYTES, max: MAX_BYTES }),
+		memoryBudgetBytes: reader.size('MEMORY_BUDGET', MEMORY_BUDGET_BYTES, {
+			min: MEMORY_BUDGET_MIN_BYTES,
+			max: MAX_BYTES,
+		}),
 		inlineMaxBytes: reader.size('INLINE_MAX', INLINE_MAX_BYTES, { min: 0, max: INLINE_LIMIT_BYTES }),
 		maxObjectBytes: reader.size('MAX_OBJECT', OBJECT_MAX_BYTES, { min: 1, max: OBJECT_MAX_BYTES }),
 		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),

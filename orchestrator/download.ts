@@ -52,7 +52,8 @@ export async function readObject(
 	if (length === 0 && object.sizeBytes > 0) return;
 	if (object.inline !== null) {
 		const plaintext = openInline(dataKey, object.versionId, object.inline);
-		if (plaintext.length !== object.sizeBytes) throw new DistroError('corrupt', 'the object has another size than recorded');
+		if (plaintext.length !== object.sizeBytes)
+			throw new DistroError('corrupt', 'the object has another size than recorded');
 		if (length > 0) sink.write(plaintext.subarray(offset, offset + length));
 		return;
 	}
@@ -290,4 +291,3 @@ export function reportFinding(
 	const placement = segment.placements.find(({ shardId }) => shardId === finding.shardId);
 	if (placement !== undefined) deps.findings.report({ ...finding, workerId: placement.workerId as WorkerId });
 }
-

@@ -113,7 +113,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		const counts = await store.counts();
 		let redundancy: ClusterView['redundancy'] = null;
 		try {
-			const { n, k, because } = chooseRedundancy({ sizeBytes: null, cells: 256, ended: false }, workers.policyWorkers(), policy);
+			const { n, k, because } = chooseRedundancy(
+				{ sizeBytes: null, cells: 256, ended: false },
+				workers.policyWorkers(),
+				policy,
+			);
 			redundancy = { n, k, because };
 		} catch (error) {
 			if (!(error instanceof DistroError)) throw error;
@@ -145,7 +149,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 				signal,
 				onOutcome: (outcome, item, error) => {
 					metrics.repairs.inc({ outcome });
-					const fields = { object: item.objectId, segment: item.segment, shard: item.shardIndex, attempts: item.attempts };
+					const fields = {
+						object: item.objectId,
+						segment: item.segment,
+						shard: item.shardIndex,
+						attempts: item.attempts,
+					};
 					if (error === null) log.info(fields, 'rebuilt a shard');
 					else log.warn({ ...fields, err: error }, 'could not rebuild a shard yet');
 				},
@@ -159,7 +168,10 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
 			repairJob,
 		],
-		{ clock, onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again') },
+		{
+			clock,
+			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),
+		},
 	);
 
 	lifecycle.onStop('store', () => store.close());
@@ -178,6 +190,9 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	lifecycle.onStop('jobs', () => jobs.stop());
 	const address = http.server.address() as AddressInfo;
-	log.info({ clusterId, http: `${config.httpHost}:${address.port}`, grpc: `${config.grpcHost}:${grpcPort}` }, 'serving');
+	log.info(
+		{ clusterId, http: `${config.httpHost}:${address.port}`, grpc: `${config.grpcHost}:${grpcPort}` },
+		'serving',
+	);
 	return log;
 });

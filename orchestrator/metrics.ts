@@ -31,7 +31,11 @@ export function createOrchestratorMetrics(deps: {
 	gauge('distro_memory_budget_bytes', 'Memory for bytes in flight', () => pool.capacityBytes);
 	gauge('distro_memory_budget_used_bytes', 'Of it in use now', () => pool.usedBytes);
 	gauge('distro_memory_budget_waiting', 'Transfers that wait for memory now', () => pool.waiting);
-	gauge('distro_certificate_expiry_timestamp_seconds', 'When the process certificate ends', () => tls.notAfterMs / 1000);
+	gauge(
+		'distro_certificate_expiry_timestamp_seconds',
+		'When the process certificate ends',
+		() => tls.notAfterMs / 1000,
+	);
 	new Gauge({
 		name: 'distro_workers',
 		help: 'Workers by state',
@@ -67,9 +71,28 @@ export function createOrchestratorMetrics(deps: {
 			const { method, route, status, seconds } = request;
 			requests.observe({ method, route, status }, seconds);
 		},
-		encodings: new Counter({ name: 'distro_segments_encoded_total', help: 'Segments written, by code', labelNames: ['code'], registers }),
-		findings: new Counter({ name: 'distro_shard_findings_total', help: 'Shards found missing or corrupt', labelNames: ['kind'], registers }),
-		repairs: new Counter({ name: 'distro_repairs_total', help: 'Repairs by outcome', labelNames: ['outcome'], registers }),
-		deletedShards: new Counter({ name: 'distro_deleted_shards_total', help: 'Shards that workers have moved to trash', registers }),
+		encodings: new Counter({
+			name: 'distro_segments_encoded_total',
+			help: 'Segments written, by code',
+			labelNames: ['code'],
+			registers,
+		}),
+		findings: new Counter({
+			name: 'distro_shard_findings_total',
+			help: 'Shards found missing or corrupt',
+			labelNames: ['kind'],
+			registers,
+		}),
+		repairs: new Counter({
+			name: 'distro_repairs_total',
+			help: 'Repairs by outcome',
+			labelNames: ['outcome'],
+			registers,
+		}),
+		deletedShards: new Counter({
+			name: 'distro_deleted_shards_total',
+			help: 'Shards that workers have moved to trash',
+			registers,
+		}),
 	};
 }

@@ -135,7 +135,10 @@ export class ObjectService implements Objects {
 		if (!(await store.deleteObject(objectId, clock.nowMs()))) throw notFound(objectId);
 	}
 
-	async list(options: { limit: number; cursor: string | null }): Promise<{ objects: ObjectInfo[]; next: string | null }> {
+	async list(options: {
+		limit: number;
+		cursor: string | null;
+	}): Promise<{ objects: ObjectInfo[]; next: string | null }> {
 		const page = await this.#deps.store.list({ limit: options.limit, after: options.cursor });
 		return { objects: page.objects.map((row) => this.#infoOf(row)), next: page.next };
 	}

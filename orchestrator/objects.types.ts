@@ -1,7 +1,7 @@
 /** What the HTTP layer needs from the objects service: drawn by the consumer (orchestrator/http). */
 
-import type { ByteSink } from '../core/ports.ts';
 import type { ObjectId } from '../core/ids.ts';
+import type { ByteSink } from '../core/ports.ts';
 
 export interface ObjectInfo {
 	readonly objectId: ObjectId;

@@ -15,8 +15,8 @@ import { asDistroError, DistroError } from '../core/errors.ts';
 import { type ClusterId, newId, type ShardId, type UploadId, type VersionId } from '../core/ids.ts';
 import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, INTENT_TTL_MS, PUT_DEADLINE_MS } from '../core/limits.ts';
 import { replacement } from '../core/model/placement.ts';
-import type { RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Receipt } from '../core/model/receipt.ts';
+import type { RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Random, ShardPut, WorkerRef } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
@@ -40,7 +40,10 @@ const STAT_TIMEOUT_MS = 5_000;
 /** Works off what is due; answers how many shards it rebuilt. Stops between items when `signal` is aborted. */
 export async function repairDue(
 	deps: RepairDeps,
-	options: { signal: AbortSignal; onOutcome: (outcome: 'repaired' | 'deferred', item: RepairItem, error: DistroError | null) => void },
+	options: {
+		signal: AbortSignal;
+		onOutcome: (outcome: 'repaired' | 'deferred', item: RepairItem, error: DistroError | null) => void;
+	},
 ): Promise<number> {
 	const { store, clock, random } = deps;
 	let repaired = 0;
@@ -67,7 +70,9 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 		throw new DistroError('conflict', 'the segment is gone or was encoded anew');
 	}
 	const others = segment.placements.filter(({ shardIndex }) => shardIndex !== item.shardIndex);
-	const candidates = workers.policyWorkers().filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));
+	const candidates = workers
+		.policyWorkers()
+		.filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));
 	const before = segment.placements.find(({ shardIndex }) => shardIndex === item.shardIndex);
 	const workerId = replacement({
 		holders: others.map((placement) => placement.workerId),
@@ -89,7 +94,12 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 		const receipt = await rebuild(deps, {
 			versionId: item.versionId,
 			segment,
-			shardIndex: item.shardIndex, shardId, worker, template, signal });
+			shardIndex: item.shardIndex,
+			shardId,
+			worker,
+			template,
+			signal,
+		});
 		const root = segment.roots.subarray(item.shardIndex * LEAF_BYTES, (item.shardIndex + 1) * LEAF_BYTES);
 		const right =
 			receipt.shardId === shardId &&

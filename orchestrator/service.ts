@@ -40,7 +40,8 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 		register: async (call, answer) => {
 			try {
 				const { name, address, zone, receiptKey } = call.request;
-				if (!NAME.test(name)) throw new DistroError('invalid', 'a worker name is lower-case letters, digits and hyphens');
+				if (!NAME.test(name))
+					throw new DistroError('invalid', 'a worker name is lower-case letters, digits and hyphens');
 				if (!ADDRESS.test(address)) throw new DistroError('invalid', 'a worker address is host:port');
 				if (zone.length > ZONE_MAX) throw new DistroError('invalid', `a zone has at most ${ZONE_MAX} characters`);
 				if (receiptKey.length !== 32) throw new DistroError('invalid', 'a receipt key has 32 bytes');

@@ -9,8 +9,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
-import type { MetadataStore, RepairItem } from './store.ts';
 import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import type { MetadataStore, RepairItem } from './store.ts';
 import { MemoryMetadataStore } from './store-memory.ts';
 import { type CallRunner, SqliteMetadataStore } from './store-sqlite.ts';
 import { answerReads, answerWrites, type Call, isRead, type MethodName } from './store-sqlite-batch.ts';
@@ -381,7 +381,9 @@ function checkQueues(db: DatabaseSync): void {
 	expect(count('SELECT count(*) AS count FROM findings WHERE shard_id NOT IN (SELECT shard_id FROM placements)')).toBe(
 		0,
 	);
-	expect(count('SELECT count(*) AS count FROM intent_shards WHERE upload_id NOT IN (SELECT upload_id FROM intents)')).toBe(0);
+	expect(
+		count('SELECT count(*) AS count FROM intent_shards WHERE upload_id NOT IN (SELECT upload_id FROM intents)'),
+	).toBe(0);
 	const wrong = count(`
 		SELECT count(*) AS count FROM repairs r JOIN segments s USING (object_no, segment)
 		WHERE spares <> n - k - (SELECT count(*) FROM repairs WHERE object_no = r.object_no AND segment = r.segment)`);

@@ -3,8 +3,8 @@
  * segment's spare shards are m minus its items; each item carries that number, and the queue's order is an index.
  */
 
-import type { ShardId, UploadId, VersionId } from '../core/ids.ts';
 import type { DistroError } from '../core/errors.ts';
+import type { ShardId, UploadId, VersionId } from '../core/ids.ts';
 import type { Finding, IntendedShard, RepairDone, RepairItem } from './store.ts';
 import { neverNamed, notOpen, segmentGone } from './store-rules.ts';
 import { objectNoOf } from './store-sqlite-objects.ts';

@@ -9,8 +9,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { ErrorKind } from '../core/errors.ts';
 import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Finding, MetadataStore, RepairItem } from './store.ts';
 import { begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
+import type { Finding, MetadataStore, RepairItem } from './store.ts';
 
 export interface OpenedStore {
 	readonly store: MetadataStore;

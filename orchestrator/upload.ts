@@ -26,8 +26,8 @@ import {
 	type VersionId,
 } from '../core/ids.ts';
 import { IDEMPOTENCY_TTL_MS, INTENT_RENEW_MS, INTENT_TTL_MS, SEGMENT_CELLS, TAG_BYTES } from '../core/limits.ts';
-import { encodeRecovery } from '../core/model/recovery.ts';
 import { placeShards } from '../core/model/placement.ts';
+import { encodeRecovery } from '../core/model/recovery.ts';
 import { chooseRedundancy, quorum, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment, SegmentShape } from '../core/model/segment.ts';
 import type { Clock, MemoryLease, Random, ShardTransport } from '../core/ports.ts';
@@ -545,7 +545,9 @@ export class UploadSession implements Upload {
 		try {
 			const sealed = sealInline(this.#dataKey.key, this.#versionId, plaintext);
 			this.#etag.add(leafHash(sealed));
-			this.#commitRows({ inline: sealed, segments: [], abandoned: [] }).catch((error) => this.#fail(asDistroError(error)));
+			this.#commitRows({ inline: sealed, segments: [], abandoned: [] }).catch((error) =>
+				this.#fail(asDistroError(error)),
+			);
 		} catch (error) {
 			this.#fail(asDistroError(error));
 		}

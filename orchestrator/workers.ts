@@ -73,7 +73,13 @@ export class WorkerRegistry {
 	}
 
 	/** Throws `denied` (another receipt key), `exists` (the name is taken) as the store says. */
-	async register(worker: { workerId: WorkerId; name: string; address: string; zone: string; receiptKey: Buffer }): Promise<void> {
+	async register(worker: {
+		workerId: WorkerId;
+		name: string;
+		address: string;
+		zone: string;
+		receiptKey: Buffer;
+	}): Promise<void> {
 		const nowMs = this.#clock.nowMs();
 		const known = this.#workers.get(worker.workerId);
 		const row: WorkerRow = {
@@ -94,7 +100,10 @@ export class WorkerRegistry {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined) throw new DistroError('not_found', 'register first');
 		if (entry.stream !== null) {
-			throw new DistroError('exists', `another process already speaks for ${entry.row.name}: is one worker started twice?`);
+			throw new DistroError(
+				'exists',
+				`another process already speaks for ${entry.row.name}: is one worker started twice?`,
+			);
 		}
 		const stream = {};
 		entry.stream = stream;
@@ -106,7 +115,13 @@ export class WorkerRegistry {
 				entry.stats = stats;
 				entry.lastBeatMs = this.#clock.monotonicMs();
 				const nowMs = this.#clock.nowMs();
-				entry.row = { ...entry.row, lastSeenMs: nowMs, bytesTotal: stats.bytesTotal, bytesUsed: stats.bytesUsed, shards: stats.shards };
+				entry.row = {
+					...entry.row,
+					lastSeenMs: nowMs,
+					bytesTotal: stats.bytesTotal,
+					bytesUsed: stats.bytesUsed,
+					shards: stats.shards,
+				};
 				if (nowMs - entry.savedAtMs < SAVE_EVERY_MS) return;
 				entry.savedAtMs = nowMs;
 				// Figures for people; the next beat brings newer ones.

@@ -2,7 +2,7 @@
 
 import * as grpc from '@grpc/grpc-js';
 import { DistroError } from '../core/errors.ts';
-import { parseIdentity, type PeerIdentity, type TlsSource } from './tls.ts';
+import { type PeerIdentity, parseIdentity, type TlsSource } from './tls.ts';
 
 /** Dead peers are noticed by these, in milliseconds. */
 const KEEPALIVE = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 5_000 } as const;

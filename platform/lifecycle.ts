@@ -23,10 +23,7 @@ export interface LifecycleLog {
 }
 
 /** Runs `start` and keeps the process until it is told to stop. Never returns normally. */
-export async function runProcess(
-	name: string,
-	start: (lifecycle: Lifecycle) => Promise<LifecycleLog>,
-): Promise<void> {
+export async function runProcess(name: string, start: (lifecycle: Lifecycle) => Promise<LifecycleLog>): Promise<void> {
 	const hooks: { name: string; hook: () => Promise<void> | void }[] = [];
 	let log: LifecycleLog | null = null;
 	let stopping = false;

@@ -20,7 +20,14 @@ function errorFields(error: unknown): object {
 	if (error instanceof DistroError) {
 		const cause = error.cause instanceof Error ? error.cause.message : undefined;
 		// A bug deserves its stack; everything else is told by its sentence.
-		return { kind: error.kind, message: error.message, cause, ...(error.kind === 'internal' ? { stack: error.stack } : {}) };
+		return {
+			kind: error.kind,
+			message: error.message,
+			cause,
+			...(error.kind === 'internal' ? { stack: error.stack } : {}),
+		};
 	}
-	return error instanceof Error ? { kind: 'internal', message: error.message, stack: error.stack } : { message: String(error) };
+	return error instanceof Error
+		? { kind: 'internal', message: error.message, stack: error.stack }
+		: { message: String(error) };
 }

@@ -67,10 +67,7 @@ export class ArenaPool implements MemoryPool {
 		return this.#take(sizes);
 	}
 
-	acquire(
-		sizes: readonly number[],
-		options: { timeoutMs: number; signal?: AbortSignal },
-	): Promise<MemoryLease> {
+	acquire(sizes: readonly number[], options: { timeoutMs: number; signal?: AbortSignal }): Promise<MemoryLease> {
 		let totalBytes = 0;
 		for (const bytes of sizes) totalBytes += roundUp(bytes);
 		if (totalBytes > this.capacityBytes) {
@@ -138,9 +135,7 @@ export class ArenaPool implements MemoryPool {
 			}
 			extents.push(extent);
 		}
-		const slots = extents.map((extent, i) =>
-			this.#arena.subarray(extent.offset, extent.offset + (sizes[i] as number)),
-		);
+		const slots = extents.map((extent, i) => this.#arena.subarray(extent.offset, extent.offset + (sizes[i] as number)));
 		let released = false;
 		return {
 			slots,

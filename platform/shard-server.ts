@@ -173,10 +173,7 @@ class Call {
 			this.stream.on('wantTrailers', () => this.stream.sendTrailers(trailers));
 			this.stream.end();
 		} else {
-			this.stream.respond(
-				{ ':status': 200, 'content-type': 'application/grpc', ...trailers },
-				{ endStream: true },
-			);
+			this.stream.respond({ ':status': 200, 'content-type': 'application/grpc', ...trailers }, { endStream: true });
 		}
 		// What the peer still sends is not wanted: tell it so instead of reading it.
 		this.stream.resume();

@@ -117,7 +117,8 @@ export class PartReader {
 		const tag = this.#prefix[FRAME_BYTES] as number;
 		if ((tag & 7) !== LENGTH_DELIMITED || (tag & 0x80) !== 0) throw malformed('an unexpected field');
 		let payloadBytes = 0;
-		for (let i = have - 1; i > FRAME_BYTES; i--) payloadBytes = payloadBytes * 128 + ((this.#prefix[i] as number) & 0x7f);
+		for (let i = have - 1; i > FRAME_BYTES; i--)
+			payloadBytes = payloadBytes * 128 + ((this.#prefix[i] as number) & 0x7f);
 		if (this.#prefix.readUInt32BE(1) !== have - FRAME_BYTES + payloadBytes) {
 			throw malformed('a message with other than one field');
 		}

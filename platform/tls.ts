@@ -87,7 +87,8 @@ export class TlsSource {
 			checkServerIdentity: (_host, cert) => {
 				try {
 					const peer = parseIdentity(cert.subjectaltname);
-					if (peer.clusterId === clusterId && peer.role === 'worker' && peer.id === expect.expectWorker) return undefined;
+					if (peer.clusterId === clusterId && peer.role === 'worker' && peer.id === expect.expectWorker)
+						return undefined;
 					return new DistroError('denied', 'another process answers at this worker’s address');
 				} catch (error) {
 					return error as Error;

@@ -87,7 +87,8 @@ class Link {
 				});
 			} catch (error) {
 				const { kind, message } = asDistroError(error);
-				if (!this.#stopped && attempt % 10 === 0) log.warn({ orchestrator: this.#address, kind, reason: message }, 'no orchestrator');
+				if (!this.#stopped && attempt % 10 === 0)
+					log.warn({ orchestrator: this.#address, kind, reason: message }, 'no orchestrator');
 			}
 			if (this.#stopped) return;
 			const waitMs = RETRY_BASE_MS + backoffMs(attempt, { baseMs: RETRY_BASE_MS, maxMs: RETRY_MAX_MS, random });

@@ -10,11 +10,11 @@ import { parseId, type WorkerId } from '../core/ids.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { grpcChannelCredentials } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
+import { listening } from '../platform/listen.ts';
 import { createLogger } from '../platform/log.ts';
 import { ArenaPool } from '../platform/memory-pool.ts';
 import { createMetricsServer, createRegistry } from '../platform/metrics.ts';
 import { createShardServer } from '../platform/shard-server.ts';
-import { listening } from '../platform/listen.ts';
 import { parseIdentity, TlsSource } from '../platform/tls.ts';
 import { readConfig } from './config.ts';
 import { startHeartbeat } from './heartbeat.ts';
@@ -43,8 +43,18 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 	});
 	const pool = new ArenaPool(config.memoryBudgetBytes, { clock: systemClock });
 	const registry = createRegistry({ role: 'worker', name: config.name });
-	const bytes = new Counter({ name: 'distro_worker_bytes_total', help: 'Bytes of cells received and sent', labelNames: ['direction'], registers: [registry] });
-	const calls = new Counter({ name: 'distro_worker_calls_total', help: 'Finished calls by method and outcome', labelNames: ['method', 'outcome'], registers: [registry] });
+	const bytes = new Counter({
+		name: 'distro_worker_bytes_total',
+		help: 'Bytes of cells received and sent',
+		labelNames: ['direction'],
+		registers: [registry],
+	});
+	const calls = new Counter({
+		name: 'distro_worker_calls_total',
+		help: 'Finished calls by method and outcome',
+		labelNames: ['method', 'outcome'],
+		registers: [registry],
+	});
 	new Gauge({
 		name: 'distro_worker_memory_budget_used_bytes',
 		help: 'Bytes in flight now',
@@ -125,6 +135,9 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		ready = false;
 		return heartbeat.stop();
 	});
-	log.info({ workerId: identity.workerId, address, http: `${config.httpHost}:${(http.address() as AddressInfo).port}` }, 'serving');
+	log.info(
+		{ workerId: identity.workerId, address, http: `${config.httpHost}:${(http.address() as AddressInfo).port}` },
+		'serving',
+	);
 	return log;
 });

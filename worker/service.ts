@@ -7,8 +7,8 @@
  */
 
 import type { KeyObject } from 'node:crypto';
-import { decodeTrailer, type Trailer } from '../core/codec/trailer.ts';
 import { shardBytes } from '../core/codec/layout.ts';
+import { decodeTrailer, type Trailer } from '../core/codec/trailer.ts';
 import { LEAF_BYTES, LeafHasher, rootOf } from '../core/crypto/digest.ts';
 import { signReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
@@ -273,8 +273,7 @@ async function sendShard(deps: ShardServiceDeps, request: ShardGetRequest, out: 
 	out.onGone = () => gone.abort();
 	const sizes = request.length <= IO_BYTES ? [request.length] : [IO_BYTES, IO_BYTES];
 	const lease =
-		deps.pool.tryAcquire(sizes) ??
-		(await deps.pool.acquire(sizes, { timeoutMs: BUDGET_WAIT_MS, signal: gone.signal }));
+		deps.pool.tryAcquire(sizes) ?? (await deps.pool.acquire(sizes, { timeoutMs: BUDGET_WAIT_MS, signal: gone.signal }));
 	let reader: ShardReader;
 	try {
 		reader = await deps.store.open(request.shardId);

@@ -31,7 +31,18 @@ const PURGE_EVERY_MS = 60 * 60_000;
 /** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
 export type FileCalls = Pick<
 	typeof fs,
-	'open' | 'write' | 'writev' | 'read' | 'fsync' | 'link' | 'rename' | 'unlink' | 'close' | 'statfs' | 'fstat' | 'access'
+	| 'open'
+	| 'write'
+	| 'writev'
+	| 'read'
+	| 'fsync'
+	| 'link'
+	| 'rename'
+	| 'unlink'
+	| 'close'
+	| 'statfs'
+	| 'fstat'
+	| 'access'
 >;
 
 export interface DiskStoreOptions {
@@ -52,7 +63,10 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 	const sentinel = join(dataDir, SENTINEL);
 	if (!fs.existsSync(sentinel)) {
 		if (fs.existsSync(join(dataDir, 'shards'))) {
-			throw new DistroError('unavailable', `${dataDir} has shards and no ${SENTINEL}: mount the right volume, or restore the file`);
+			throw new DistroError(
+				'unavailable',
+				`${dataDir} has shards and no ${SENTINEL}: mount the right volume, or restore the file`,
+			);
 		}
 		for (const folder of ['tmp', 'trash', 'shards']) fs.mkdirSync(join(dataDir, folder), { recursive: true });
 		for (let i = 0; i < 256; i++) fs.mkdirSync(join(dataDir, 'shards', hexByte(i)), { recursive: true });
@@ -60,10 +74,16 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 	}
 	const volume = JSON.parse(fs.readFileSync(sentinel, 'utf8')) as { version?: number; workerId?: string };
 	if (volume.version !== VERSION) {
-		throw new DistroError('unsupported', `${dataDir} has format ${volume.version} and this release knows ${VERSION}: use the release that wrote it, or a newer one`);
+		throw new DistroError(
+			'unsupported',
+			`${dataDir} has format ${volume.version} and this release knows ${VERSION}: use the release that wrote it, or a newer one`,
+		);
 	}
 	if (volume.workerId !== workerId) {
-		throw new DistroError('conflict', `${dataDir} belongs to worker ${volume.workerId}, and ${IDENTITY_FILE} says ${workerId}`);
+		throw new DistroError(
+			'conflict',
+			`${dataDir} belongs to worker ${volume.workerId}, and ${IDENTITY_FILE} says ${workerId}`,
+		);
 	}
 	// Whatever was on its way when the process ended was never acknowledged.
 	for (const name of fs.readdirSync(join(dataDir, 'tmp'))) fs.unlinkSync(join(dataDir, 'tmp', name));
@@ -479,7 +499,8 @@ class DiskWriter implements ShardWriter {
 /** Errors of the file system, as what the caller can do about them. */
 function foreign(error: Error): DistroError {
 	const { code } = error as NodeJS.ErrnoException;
-	if (code === 'ENOSPC' || code === 'EDQUOT') return new DistroError('exhausted', 'the volume is full', { cause: error });
+	if (code === 'ENOSPC' || code === 'EDQUOT')
+		return new DistroError('exhausted', 'the volume is full', { cause: error });
 	if (code === 'EEXIST') return new DistroError('exists', 'this shard is being written', { cause: error });
 	return new DistroError('unavailable', `the volume fails: ${code ?? error.message}`, { cause: error });
 }

@@ -35,10 +35,21 @@ function compute(row: CodedRow, flags: { sources: number; targets: number }): Pr
 	assert(length > 0 && length % CODEC_ALIGN_BYTES === 0, `cells of ${length} bytes can't be coded`);
 	assert(data.length === k * length && parity.length === m * length, 'buffers are k and m cells long');
 	return new Promise((resolve, reject) => {
-		ronomon.encode(contextFor(k, m), flags.sources, flags.targets, data, 0, data.length, parity, 0, parity.length, (error) => {
-			if (error) reject(error);
-			else resolve();
-		});
+		ronomon.encode(
+			contextFor(k, m),
+			flags.sources,
+			flags.targets,
+			data,
+			0,
+			data.length,
+			parity,
+			0,
+			parity.length,
+			(error) => {
+				if (error) reject(error);
+				else resolve();
+			},
+		);
 	});
 }
 

@@ -82,7 +82,8 @@ export function encodeTrailer(trailer: Trailer): Buffer {
 export function readTrailerFooter(last: Buffer): { length: number } {
 	if (last.length < TRAILER_FOOTER_BYTES) throw new DistroError('corrupt', 'the file is too short for a trailer');
 	const footer = last.subarray(last.length - TRAILER_FOOTER_BYTES);
-	if (!footer.subarray(4 + CHECKSUM_BYTES).equals(MAGIC)) throw new DistroError('corrupt', 'the file does not end with a trailer');
+	if (!footer.subarray(4 + CHECKSUM_BYTES).equals(MAGIC))
+		throw new DistroError('corrupt', 'the file does not end with a trailer');
 	const length = footer.readUInt32LE(0);
 	if (length < TRAILER_FOOTER_BYTES || length > TRAILER_MAX_BYTES) {
 		throw new DistroError('corrupt', `a trailer can't have ${length} bytes`);
@@ -93,13 +94,15 @@ export function readTrailerFooter(last: Buffer): { length: number } {
 /** Throws `corrupt`, or `unsupported` for a newer version. Says nothing about the cells, nor about who wrote it. */
 export function decodeTrailer(bytes: Buffer): Trailer {
 	const { length } = readTrailerFooter(bytes);
-	if (length !== bytes.length) throw new DistroError('corrupt', `the trailer says it has ${length} bytes, not ${bytes.length}`);
+	if (length !== bytes.length)
+		throw new DistroError('corrupt', `the trailer says it has ${length} bytes, not ${bytes.length}`);
 	const body = bytes.subarray(0, length - TRAILER_FOOTER_BYTES);
 	const stored = bytes.subarray(body.length + 4, body.length + 4 + CHECKSUM_BYTES);
 	if (!checksum(body).equals(stored)) throw new DistroError('corrupt', 'the trailer does not have its checksum');
 	const reader = new ByteReader(body, 'a trailer');
 	const version = reader.u8();
-	if (version !== VERSION) throw new DistroError('unsupported', `a shard of version ${version}: this release knows ${VERSION}`);
+	if (version !== VERSION)
+		throw new DistroError('unsupported', `a shard of version ${version}: this release knows ${VERSION}`);
 	const codec = CODECS[reader.u8()];
 	if (codec === undefined) throw new DistroError('unsupported', 'a shard of a codec that this release does not know');
 	const description: ShardDescription = {
@@ -128,6 +131,7 @@ export function decodeTrailer(bytes: Buffer): Trailer {
 	reader.end();
 	if (description.shardIndex >= description.n) throw new DistroError('corrupt', 'a shard index of n or more');
 	const leaves = description.k === 1 ? description.cells : shardRows(description, description.shardIndex);
-	if (trailer.leaves.length !== leaves * LEAF_BYTES) throw new DistroError('corrupt', 'the trailer has the wrong number of leaves');
+	if (trailer.leaves.length !== leaves * LEAF_BYTES)
+		throw new DistroError('corrupt', 'the trailer has the wrong number of leaves');
 	return trailer;
 }

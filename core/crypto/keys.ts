@@ -42,7 +42,8 @@ export interface MasterKeyring {
  */
 export function parseMasterKeys(text: string): MasterKeyring {
 	const entries = text.split(/[\s,]+/).filter((entry) => entry !== '');
-	if (entries.length === 0) throw new DistroError('invalid', 'MASTER_KEY is empty: give 64 hexadecimal digits (32 bytes)');
+	if (entries.length === 0)
+		throw new DistroError('invalid', 'MASTER_KEY is empty: give 64 hexadecimal digits (32 bytes)');
 	const keys = entries.map((entry, i): MasterKey => {
 		const colon = entry.lastIndexOf(':');
 		const hex = entry.slice(colon + 1);
@@ -64,7 +65,9 @@ export function parseMasterKeys(text: string): MasterKeyring {
 		primary: keys[0] as MasterKey,
 		get: (id) =>
 			// A key that was once given bare and is now one of a list is found by its fingerprint.
-			keys.find((entry) => entry.id === id)?.key ?? keys.find((entry) => masterKeyFingerprint(entry.key) === id)?.key ?? null,
+			keys.find((entry) => entry.id === id)?.key ??
+			keys.find((entry) => masterKeyFingerprint(entry.key) === id)?.key ??
+			null,
 	};
 }
 

@@ -105,7 +105,9 @@ export function sealManifest(dataKey: KeyObject, manifest: Manifest, random: Ran
 export function openManifest(dataKey: KeyObject, sealed: Buffer): Manifest {
 	const salt = sealed.subarray(0, SALT_BYTES);
 	const key = labelledKey(dataKey, 'manifest', salt);
-	return decodeManifest(open({ key, nonce: ZERO_NONCE, ad: null, sealed: sealed.subarray(SALT_BYTES), what: 'a manifest' }));
+	return decodeManifest(
+		open({ key, nonce: ZERO_NONCE, ad: null, sealed: sealed.subarray(SALT_BYTES), what: 'a manifest' }),
+	);
 }
 
 /** An inline object's sealed bytes: ciphertext | tag, under a key of its own. */

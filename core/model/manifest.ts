@@ -26,7 +26,8 @@ const HAS_DIGEST = 4;
 
 export function encodeManifest(manifest: Manifest): Buffer {
 	const { name, contentType, sha256 } = manifest;
-	const flags = (name === null ? 0 : HAS_NAME) | (contentType === null ? 0 : HAS_TYPE) | (sha256 === null ? 0 : HAS_DIGEST);
+	const flags =
+		(name === null ? 0 : HAS_NAME) | (contentType === null ? 0 : HAS_TYPE) | (sha256 === null ? 0 : HAS_DIGEST);
 	const writer = new ByteWriter()
 		.u8(VERSION)
 		.u8(flags)
@@ -43,7 +44,8 @@ export function encodeManifest(manifest: Manifest): Buffer {
 export function decodeManifest(bytes: Buffer): Manifest {
 	const reader = new ByteReader(bytes, 'a manifest');
 	const version = reader.u8();
-	if (version !== VERSION) throw new DistroError('unsupported', `a manifest of version ${version}: this release knows ${VERSION}`);
+	if (version !== VERSION)
+		throw new DistroError('unsupported', `a manifest of version ${version}: this release knows ${VERSION}`);
 	const flags = reader.u8();
 	const manifest: Manifest = {
 		sizeBytes: reader.u64(),

@@ -56,12 +56,19 @@ function leastFree(set: readonly PolicyWorker[]): number {
 }
 
 /** The `index`-th run of n workers in a permutation that spreads zones. */
-function cutSet(request: PlacementRequest, sorted: readonly PolicyWorker[], permutation: number, index: number): PolicyWorker[] {
+function cutSet(
+	request: PlacementRequest,
+	sorted: readonly PolicyWorker[],
+	permutation: number,
+	index: number,
+): PolicyWorker[] {
 	const { n } = request;
 	const rank = new Map(
 		sorted.map(({ workerId }) => [workerId, createHash('sha256').update(`${permutation} ${workerId}`).digest('hex')]),
 	);
-	const permuted = sorted.toSorted((a, b) => ((rank.get(a.workerId) as string) < (rank.get(b.workerId) as string) ? -1 : 1));
+	const permuted = sorted.toSorted((a, b) =>
+		(rank.get(a.workerId) as string) < (rank.get(b.workerId) as string) ? -1 : 1,
+	);
 	const rotated = [...permuted.slice(index * n), ...permuted.slice(0, index * n)];
 	const set: PolicyWorker[] = [];
 	const held = new Map<string, number>();

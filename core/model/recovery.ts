@@ -46,5 +46,11 @@ export function decodeRecovery(bytes: Buffer): RecoveryRecord {
 	const createdAtMs = reader.u64();
 	const manifest = reader.sized();
 	reader.end();
-	return { keyGeneration, wrappedKey, objectId, createdAtMs, manifest: manifest.length === 0 ? null : Buffer.from(manifest) };
+	return {
+		keyGeneration,
+		wrappedKey,
+		objectId,
+		createdAtMs,
+		manifest: manifest.length === 0 ? null : Buffer.from(manifest),
+	};
 }

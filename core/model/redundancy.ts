@@ -79,7 +79,13 @@ export function chooseRedundancy(
 	const registered = workers.length;
 	const count = pool.candidates.length;
 	if (registered === 1 && count === 1) {
-		return { n: 1, k: 1, m: 0, candidates: pool.candidates, because: '1+0 because only one worker is registered: not durable' };
+		return {
+			n: 1,
+			k: 1,
+			m: 0,
+			candidates: pool.candidates,
+			because: '1+0 because only one worker is registered: not durable',
+		};
 	}
 	const tolerance = Math.min(policy.tolerate.workers, Math.floor(count / 2));
 	const wanted = wantedK(size);
@@ -232,7 +238,9 @@ function chooseFixed(size: SegmentSize, pool: Pool, fixed: NonNullable<Redundanc
 function nothingSafe(registered: number, pool: Pool): DistroError {
 	const { length } = pool.candidates;
 	if (pool.full > 0 && length < 2) {
-		return new DistroError('exhausted', 'no room is left: add workers or larger disks, or delete objects', { retryAfterMs: 60_000 });
+		return new DistroError('exhausted', 'no room is left: add workers or larger disks, or delete objects', {
+			retryAfterMs: 60_000,
+		});
 	}
 	return new DistroError(
 		'unavailable',

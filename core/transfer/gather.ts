@@ -63,7 +63,12 @@ export interface GatherOptions {
 	readonly takes: () => boolean;
 	readonly onEnd: () => void;
 	readonly onFailed: (error: DistroError) => void;
-	readonly onFinding: (finding: { shardIndex: number; shardId: ShardId; kind: 'missing' | 'corrupt'; detail: string }) => void;
+	readonly onFinding: (finding: {
+		shardIndex: number;
+		shardId: ShardId;
+		kind: 'missing' | 'corrupt';
+		detail: string;
+	}) => void;
 	/** A worker failed, or lagged (`timeout`); for health. `ms`: until its first byte came. */
 	readonly onWorker?: (worker: WorkerRef, outcome: { error: DistroError } | { ms: number }) => void;
 }

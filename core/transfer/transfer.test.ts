@@ -10,7 +10,15 @@ import { codecFor } from '../codec/erasure-codec.ts';
 import { cellAt, rowCells, rows, shardBytes, shardRows } from '../codec/layout.ts';
 import { encodeTrailer } from '../codec/trailer.ts';
 import { DistroError } from '../errors.ts';
-import { type ClusterId, type EncodingId, newId, type SealId, type ShardId, type VersionId, type WorkerId } from '../ids.ts';
+import {
+	type ClusterId,
+	type EncodingId,
+	newId,
+	type SealId,
+	type ShardId,
+	type VersionId,
+	type WorkerId,
+} from '../ids.ts';
 import { SMALL_CELL_BYTES as C } from '../limits.ts';
 import { quorum } from '../model/redundancy.ts';
 import type { Placement, SegmentShape } from '../model/segment.ts';
@@ -33,12 +41,26 @@ function target(): ScatterTarget {
 
 async function scatterAll(
 	transport: MemoryTransport,
-	o: { k: number; n: number; bytes: Buffer; targets: (ScatterTarget | null)[]; spares?: ScatterTarget[]; slots?: number },
+	o: {
+		k: number;
+		n: number;
+		bytes: Buffer;
+		targets: (ScatterTarget | null)[];
+		spares?: ScatterTarget[];
+		slots?: number;
+	},
 ): Promise<Stored> {
 	const { k, n, bytes, targets } = o;
 	const cells = Math.max(1, Math.ceil(bytes.length / C));
 	const lastCellBytes = bytes.length - (cells - 1) * C;
-	const shape: SegmentShape = { codec: k === 1 ? 'replicate' : 'rs-ronomon-6', k, n, cellBytes: C, cells, lastCellBytes };
+	const shape: SegmentShape = {
+		codec: k === 1 ? 'replicate' : 'rs-ronomon-6',
+		k,
+		n,
+		cellBytes: C,
+		cells,
+		lastCellBytes,
+	};
 	const spares = [...(o.spares ?? [])];
 	let failure: DistroError | null = null;
 	const free: Buffer[] = Array.from({ length: o.slots ?? 2 }, () => Buffer.alloc(n * C));
@@ -83,7 +105,11 @@ async function scatterAll(
 			},
 		});
 	}
-	const ids = { clusterId: newId<ClusterId>(random), versionId: newId<VersionId>(random), sealId: newId<SealId>(random) };
+	const ids = {
+		clusterId: newId<ClusterId>(random),
+		versionId: newId<VersionId>(random),
+		sealId: newId<SealId>(random),
+	};
 	const encodingId = newId<EncodingId>(random);
 	const finishing = scatter.finish({
 		shape,
@@ -151,7 +177,8 @@ async function gatherAll(
 					return wrong;
 				}
 				for (const [i, cell] of row.cells.entries()) {
-					if (cell !== null && (o.want !== undefined || cellAt(shape, i, row.index) >= 0)) parts.push(Buffer.from(cell));
+					if (cell !== null && (o.want !== undefined || cellAt(shape, i, row.index) >= 0))
+						parts.push(Buffer.from(cell));
 				}
 				row.release();
 				return -1;
@@ -174,7 +201,9 @@ const CODES = [
 ] as const;
 
 function sizesFor(k: number): number[] {
-	return [16, 17, C - 1, C, C + 17, k * C - 1, k * C, k * C + 17, 5 * k * C + 40].filter((size) => Math.ceil(size / C) >= k);
+	return [16, 17, C - 1, C, C + 17, k * C - 1, k * C, k * C + 17, 5 * k * C + 40].filter(
+		(size) => Math.ceil(size / C) >= k,
+	);
 }
 
 describe('scatter, then gather', () => {
@@ -188,7 +217,9 @@ describe('scatter, then gather', () => {
 				expect(transport.shardsOf(workerId).get(shardId)?.bytes.length).toBe(shardBytes(stored.shape, shardIndex));
 			}
 			for (let lost = 0; lost < 1 << n; lost++) {
-				const left = sourcesOf(targets, stored.result.placements).filter(({ shardIndex }) => (lost & (1 << shardIndex)) === 0);
+				const left = sourcesOf(targets, stored.result.placements).filter(
+					({ shardIndex }) => (lost & (1 << shardIndex)) === 0,
+				);
 				if (left.length < k) continue;
 				const got = await gatherAll(transport, stored, { sources: left });
 				expect(got.bytes.equals(stored.bytes)).toBe(true);
@@ -271,15 +302,20 @@ describe('scatter', () => {
 	test('when all refuse for want of room the error says so', async () => {
 		const transport = new MemoryTransport();
 		const targets = Array.from({ length: n }, target);
-		for (const t of targets) transport.faultsOf((t as ScatterTarget).worker.workerId).refusePut = new DistroError('exhausted', 'full');
-		await expect(scatterAll(transport, { k, n, bytes: random.bytes(8 * C), targets })).rejects.toMatchObject({ kind: 'exhausted' });
+		for (const t of targets)
+			transport.faultsOf((t as ScatterTarget).worker.workerId).refusePut = new DistroError('exhausted', 'full');
+		await expect(scatterAll(transport, { k, n, bytes: random.bytes(8 * C), targets })).rejects.toMatchObject({
+			kind: 'exhausted',
+		});
 	});
 });
 
 describe('gather', () => {
 	const [k, n] = [4, 6];
 
-	async function stored(size = 21 * C + 100): Promise<{ transport: MemoryTransport; targets: ScatterTarget[]; segment: Stored }> {
+	async function stored(
+		size = 21 * C + 100,
+	): Promise<{ transport: MemoryTransport; targets: ScatterTarget[]; segment: Stored }> {
 		const transport = new MemoryTransport();
 		const targets = Array.from({ length: n }, target);
 		const segment = await scatterAll(transport, { k, n, bytes: random.bytes(size), targets });
@@ -310,7 +346,9 @@ describe('gather', () => {
 		shard(0).map.delete(shard(0).shardId);
 		const wrong = shard(4).map.get(shard(4).shardId);
 		if (wrong !== undefined) wrong.bytes[2 * C + 7] = (wrong.bytes[2 * C + 7] as number) ^ 1;
-		const got = await gatherAll(transport, segment, { sources: sourcesOf(targets, segment.result.placements) }).catch((e) => e);
+		const got = await gatherAll(transport, segment, { sources: sourcesOf(targets, segment.result.placements) }).catch(
+			(e) => e,
+		);
 		// Two shards are gone: k + 0 are left of those that were not asked yet.
 		expect(got.bytes.equals(segment.bytes)).toBe(true);
 		expect(got.findings).toEqual([
@@ -321,7 +359,10 @@ describe('gather', () => {
 
 	test('a cell that does not open is blamed on its shard, and the row comes again right', async () => {
 		const { transport, targets, segment } = await stored();
-		const got = await gatherAll(transport, segment, { sources: sourcesOf(targets, segment.result.placements), wrongOnce: 2 });
+		const got = await gatherAll(transport, segment, {
+			sources: sourcesOf(targets, segment.result.placements),
+			wrongOnce: 2,
+		});
 		expect(got.bytes.equals(segment.bytes)).toBe(true);
 		expect(got.findings).toEqual([{ shardIndex: 2, kind: 'corrupt' }]);
 	});
@@ -331,7 +372,10 @@ describe('gather', () => {
 		const targets = Array.from({ length: 3 }, target);
 		const segment = await scatterAll(transport, { k: 1, n: 3, bytes: random.bytes(5000), targets });
 		transport.faultsOf((targets[0] as ScatterTarget).worker.workerId).dead = true;
-		const got = await gatherAll(transport, segment, { sources: sourcesOf(targets, segment.result.placements), wrongOnce: 0 });
+		const got = await gatherAll(transport, segment, {
+			sources: sourcesOf(targets, segment.result.placements),
+			wrongOnce: 0,
+		});
 		expect(got.bytes.equals(segment.bytes)).toBe(true);
 		expect(got.findings).toEqual([{ shardIndex: 1, kind: 'corrupt' }]);
 	});

@@ -91,7 +91,10 @@ export async function receiveRaw(request: IncomingMessage, upload: Upload, maxBy
 export async function receiveMultipart(
 	request: IncomingMessage,
 	options: {
-		begin: (part: { name: string | null; contentType: string | null }) => Promise<{ upload: Upload } | { done: ObjectInfo }>;
+		begin: (part: {
+			name: string | null;
+			contentType: string | null;
+		}) => Promise<{ upload: Upload } | { done: ObjectInfo }>;
 		maxBytes: number;
 	},
 ): Promise<ObjectInfo> {
@@ -118,7 +121,10 @@ export async function receiveMultipart(
 					stream.resume();
 					return;
 				}
-				const part = { name: filename === undefined || filename === '' ? null : filename, contentType: contentType || null };
+				const part = {
+					name: filename === undefined || filename === '' ? null : filename,
+					contentType: contentType || null,
+				};
 				received = (async () => {
 					const begun = await options.begin(part);
 					if ('done' in begun) {
@@ -127,7 +133,8 @@ export async function receiveMultipart(
 					}
 					upload = begun.upload;
 					await push(stream, upload, options.maxBytes);
-					if ((stream as Readable & { truncated?: boolean }).truncated === true) throw new HttpRefusal(400, 'the file was cut short');
+					if ((stream as Readable & { truncated?: boolean }).truncated === true)
+						throw new HttpRefusal(400, 'the file was cut short');
 					return null;
 				})();
 				received.catch(reject);

@@ -27,7 +27,9 @@ export async function sendObject(
 		response.writeHead(304, { etag, 'last-modified': modified }).end();
 		return;
 	}
-	const asked = rangeStillValid(request.headers['if-range'] as string | undefined, info.etag) ? request.headers.range : undefined;
+	const asked = rangeStillValid(request.headers['if-range'] as string | undefined, info.etag)
+		? request.headers.range
+		: undefined;
 	const range = request.method === 'GET' ? parseRange(asked, info.sizeBytes) : null;
 	const { offset, length } = range ?? { offset: 0, length: info.sizeBytes };
 	if (range !== null) headers['content-range'] = `bytes ${offset}-${offset + length - 1}/${info.sizeBytes}`;

@@ -67,7 +67,8 @@ export function wantsSha256(header: string | undefined): boolean {
 /** Throws `invalid` for names that can't be kept. */
 export function checkName(name: string | null): string | null {
 	if (name === null || name === '') return null;
-	if (Buffer.byteLength(name) > NAME_MAX_BYTES) throw new DistroError('invalid', `a name has at most ${NAME_MAX_BYTES} bytes`);
+	if (Buffer.byteLength(name) > NAME_MAX_BYTES)
+		throw new DistroError('invalid', `a name has at most ${NAME_MAX_BYTES} bytes`);
 	// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 	if (/[\u0000-\u001f\u007f]/.test(name)) throw new DistroError('invalid', 'a name has no control characters');
 	return name;

@@ -22,6 +22,13 @@ export function fingerprintOf(
 	request: IncomingMessage,
 	of: { name: string | null; contentType: string | null; sizeHintBytes: number | null; expectedSha256: Buffer | null },
 ): string {
-	const parts = [request.method, request.url, of.name, of.contentType, of.sizeHintBytes, of.expectedSha256?.toString('hex')];
+	const parts = [
+		request.method,
+		request.url,
+		of.name,
+		of.contentType,
+		of.sizeHintBytes,
+		of.expectedSha256?.toString('hex'),
+	];
 	return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }

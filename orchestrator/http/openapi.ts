@@ -34,7 +34,11 @@ export const openApi = {
 					required: true,
 					content: {
 						'multipart/form-data': {
-							schema: { type: 'object', required: ['file'], properties: { file: { type: 'string', format: 'binary' } } },
+							schema: {
+								type: 'object',
+								required: ['file'],
+								properties: { file: { type: 'string', format: 'binary' } },
+							},
 						},
 					},
 				},
@@ -51,14 +55,21 @@ export const openApi = {
 			},
 			get: {
 				summary: 'List objects, newest first',
-				parameters: [query('limit', { type: 'integer', minimum: 1, maximum: 1000, default: 100 }), query('cursor', { type: 'string' })],
+				parameters: [
+					query('limit', { type: 'integer', minimum: 1, maximum: 1000, default: 100 }),
+					query('cursor', { type: 'string' }),
+				],
 				responses: { '200': json('ObjectPage', 'One page'), default: problem },
 			},
 		},
 		'/objects/{id}': {
 			get: read('Read an object'),
 			head: read('Its headers only'),
-			delete: { summary: 'Delete an object', parameters: [id], responses: { '204': { description: 'Gone' }, default: problem } },
+			delete: {
+				summary: 'Delete an object',
+				parameters: [id],
+				responses: { '204': { description: 'Gone' }, default: problem },
+			},
 		},
 		'/objects/{id}/explain': {
 			get: {
@@ -71,10 +82,18 @@ export const openApi = {
 				responses: { '200': json('Explanation', 'Segment by segment'), default: problem },
 			},
 		},
-		'/cluster': { get: { summary: 'Workers, queues, redundancy', responses: { '200': json('Cluster', 'Now'), default: problem } } },
-		'/healthz': { get: { summary: 'The process lives', security: [], responses: { '200': json('Status', 'It does') } } },
+		'/cluster': {
+			get: { summary: 'Workers, queues, redundancy', responses: { '200': json('Cluster', 'Now'), default: problem } },
+		},
+		'/healthz': {
+			get: { summary: 'The process lives', security: [], responses: { '200': json('Status', 'It does') } },
+		},
 		'/readyz': {
-			get: { summary: 'It can serve', security: [], responses: { '200': json('Status', 'It can'), '503': json('Status', 'Why not') } },
+			get: {
+				summary: 'It can serve',
+				security: [],
+				responses: { '200': json('Status', 'It can'), '503': json('Status', 'Why not') },
+			},
 		},
 		'/metrics': { get: { summary: 'Prometheus metrics', responses: { '200': { description: 'Text' } } } },
 		'/openapi.json': { get: { summary: 'This', security: [], responses: { '200': { description: 'OpenAPI 3.1' } } } },
@@ -115,7 +134,10 @@ export const openApi = {
 			},
 			Explanation: { type: 'object' },
 			Cluster: { type: 'object' },
-			Status: { type: 'object', properties: { status: { type: 'string' }, reasons: { type: 'array', items: { type: 'string' } } } },
+			Status: {
+				type: 'object',
+				properties: { status: { type: 'string' }, reasons: { type: 'array', items: { type: 'string' } } },
+			},
 		},
 	},
 } as const;

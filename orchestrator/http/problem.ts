@@ -62,7 +62,11 @@ export class HttpRefusal extends Error {
 export function problemOf(error: unknown): Problem {
 	if (error instanceof HttpRefusal) return error.problem;
 	if (!(error instanceof DistroError)) {
-		return { status: 500, title: 'Internal Server Error', detail: 'an internal error: the log has it under the request id' };
+		return {
+			status: 500,
+			title: 'Internal Server Error',
+			detail: 'an internal error: the log has it under the request id',
+		};
 	}
 	const status = error.reason === 'idempotency_mismatch' ? 422 : STATUS_OF[error.kind];
 	const detail = error.kind === 'internal' ? 'an internal error: the log has it under the request id' : error.message;

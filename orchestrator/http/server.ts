@@ -88,7 +88,9 @@ export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 		const allowed = table.filter(({ path }) => matchesPath(path, request.url)).map(({ method }) => method);
 		const error =
 			allowed.length > 0
-				? new HttpRefusal(405, `${request.method} is not for this path: use ${allowed.join(' or ')}`, { allow: allowed.join(', ') })
+				? new HttpRefusal(405, `${request.method} is not for this path: use ${allowed.join(' or ')}`, {
+						allow: allowed.join(', '),
+					})
 				: new HttpRefusal(404, 'there is nothing at this path: GET /openapi.json lists what there is');
 		reply.hijack();
 		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, error);
@@ -103,7 +105,10 @@ export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 	return app;
 }
 
-async function run(deps: HttpServerDeps, o: { request: FastifyRequest; reply: FastifyReply; route: Route }): Promise<void> {
+async function run(
+	deps: HttpServerDeps,
+	o: { request: FastifyRequest; reply: FastifyReply; route: Route },
+): Promise<void> {
 	const { request, reply, route } = o;
 	reply.hijack();
 	const { raw } = request;
@@ -169,7 +174,11 @@ function routesOf(deps: HttpServerDeps): Route[] {
 
 	const created = (response: ServerResponse, info: ObjectInfo) => {
 		const { etag = '', 'repr-digest': digest } = objectHeaders(info);
-		const headers = { etag, location: `/objects/${info.objectId}`, ...(digest === undefined ? {} : { 'repr-digest': digest }) };
+		const headers = {
+			etag,
+			location: `/objects/${info.objectId}`,
+			...(digest === undefined ? {} : { 'repr-digest': digest }),
+		};
 		answerJson(response, 201, infoJson(info), headers);
 	};
 
@@ -177,14 +186,21 @@ function routesOf(deps: HttpServerDeps): Route[] {
 		const { raw, response } = exchange;
 		const type = raw.headers['content-type'] ?? '';
 		if (!/^multipart\/form-data\s*(;|$)/i.test(type)) {
-			throw new HttpRefusal(415, 'POST /upload takes multipart/form-data with one part "file"; raw bytes go to POST /objects');
+			throw new HttpRefusal(
+				415,
+				'POST /upload takes multipart/form-data with one part "file"; raw bytes go to POST /objects',
+			);
 		}
 		const sizeHintBytes = announcedSize(raw, maxObjectBytes);
 		const info = await receiveMultipart(raw, {
 			maxBytes: maxObjectBytes,
 			begin: ({ name, contentType }) =>
 				objects.beginUpload(
-					optionsFor(exchange, { name: checkName(name), contentType: checkContentType(contentType ?? undefined), sizeHintBytes }),
+					optionsFor(exchange, {
+						name: checkName(name),
+						contentType: checkContentType(contentType ?? undefined),
+						sizeHintBytes,
+					}),
 					closeSignal(response),
 				),
 		});
@@ -199,7 +215,10 @@ function routesOf(deps: HttpServerDeps): Route[] {
 		}
 		const sizeHintBytes = announcedSize(raw, maxObjectBytes);
 		const name = checkName(single((request.query as Record<string, string | string[]>).name) ?? null);
-		const begun = await objects.beginUpload(optionsFor(exchange, { name, contentType: type, sizeHintBytes }), closeSignal(response));
+		const begun = await objects.beginUpload(
+			optionsFor(exchange, { name, contentType: type, sizeHintBytes }),
+			closeSignal(response),
+		);
 		if ('done' in begun) {
 			created(response, begun.done);
 			drainAndClose(raw, response);
@@ -230,7 +249,12 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			scope: 'read',
 			handler: async ({ request, response }) => {
 				const query = request.query as Record<string, string | string[]>;
-				const limit = wholeNumber(single(query.limit), { name: 'limit', fallback: PAGE_DEFAULT, min: 1, max: PAGE_MAX });
+				const limit = wholeNumber(single(query.limit), {
+					name: 'limit',
+					fallback: PAGE_DEFAULT,
+					min: 1,
+					max: PAGE_MAX,
+				});
 				const page = await objects.list({ limit, cursor: single(query.cursor) ?? null });
 				answerJson(response, 200, { objects: page.objects.map(infoJson), next: page.next });
 			},
@@ -250,8 +274,18 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			scope: 'read',
 			handler: async ({ request, response }) => {
 				const query = request.query as Record<string, string | string[]>;
-				const fromSegment = wholeNumber(single(query.from_segment), { name: 'from_segment', fallback: 0, min: 0, max: 0xffff_ffff });
-				const limit = wholeNumber(single(query.limit), { name: 'limit', fallback: EXPLAIN_DEFAULT, min: 1, max: EXPLAIN_MAX });
+				const fromSegment = wholeNumber(single(query.from_segment), {
+					name: 'from_segment',
+					fallback: 0,
+					min: 0,
+					max: 0xffff_ffff,
+				});
+				const limit = wholeNumber(single(query.limit), {
+					name: 'limit',
+					fallback: EXPLAIN_DEFAULT,
+					min: 1,
+					max: EXPLAIN_MAX,
+				});
 				answerJson(response, 200, await objects.explain(objectIdOf(request), { fromSegment, limit }));
 			},
 		},
@@ -261,7 +295,12 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			scope: 'admin',
 			handler: async ({ response }) => answerJson(response, 200, await deps.cluster()),
 		},
-		{ method: 'GET', path: '/healthz', scope: null, handler: async ({ response }) => answerJson(response, 200, { status: 'ok' }) },
+		{
+			method: 'GET',
+			path: '/healthz',
+			scope: null,
+			handler: async ({ response }) => answerJson(response, 200, { status: 'ok' }),
+		},
 		{
 			method: 'GET',
 			path: '/readyz',
@@ -280,7 +319,12 @@ function routesOf(deps: HttpServerDeps): Route[] {
 				response.writeHead(200, { 'content-type': deps.metrics.contentType }).end(body);
 			},
 		},
-		{ method: 'GET', path: '/openapi.json', scope: null, handler: async ({ response }) => answerJson(response, 200, openApi) },
+		{
+			method: 'GET',
+			path: '/openapi.json',
+			scope: null,
+			handler: async ({ response }) => answerJson(response, 200, openApi),
+		},
 	];
 }
 
@@ -299,7 +343,10 @@ function single(value: string | string[] | undefined): string | undefined {
 	return Array.isArray(value) ? value[0] : value;
 }
 
-function wholeNumber(text: string | undefined, o: { name: string; fallback: number; min: number; max: number }): number {
+function wholeNumber(
+	text: string | undefined,
+	o: { name: string; fallback: number; min: number; max: number },
+): number {
 	if (text === undefined) return o.fallback;
 	const value = Number(text);
 	if (/^\d+$/.test(text) && value >= o.min && value <= o.max) return value;
@@ -317,9 +364,18 @@ function infoJson(info: ObjectInfo): object {
 	};
 }
 
-function answerJson(response: ServerResponse, status: number, value: object, headers: Record<string, string> = {}): void {
+function answerJson(
+	response: ServerResponse,
+	status: number,
+	value: object,
+	headers: Record<string, string> = {},
+): void {
 	const body = `${JSON.stringify(value)}\n`;
-	response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body), ...headers });
+	response.writeHead(status, {
+		'content-type': 'application/json',
+		'content-length': Buffer.byteLength(body),
+		...headers,
+	});
 	response.end(body);
 }
 

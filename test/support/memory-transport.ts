@@ -81,10 +81,10 @@ export class MemoryTransport implements ShardTransport {
 		const fail = (error: DistroError) => end(() => events.failed(error));
 		const later = (step: () => void) =>
 			setImmediate(() => {
-			if (over) return;
-			if (faults.dead) fail(new DistroError('unavailable', 'the connection broke'));
-			else if (!faults.frozen) step();
-		});
+				if (over) return;
+				if (faults.dead) fail(new DistroError('unavailable', 'the connection broke'));
+				else if (!faults.frozen) step();
+			});
 		later(() => {
 			if (faults.refusePut !== undefined) fail(faults.refusePut);
 			else events.accepted();
@@ -111,7 +111,14 @@ export class MemoryTransport implements ShardTransport {
 					const cellsBytes = cells.reduce((sum, cell) => sum + cell.length, 0);
 					const { workerId } = worker;
 					end(() =>
-						events.receipt({ workerId, shardId: request.shardId, root, cellsBytes, timeMs: 0, signature: Buffer.alloc(64) }),
+						events.receipt({
+							workerId,
+							shardId: request.shardId,
+							root,
+							cellsBytes,
+							timeMs: 0,
+							signature: Buffer.alloc(64),
+						}),
 					);
 				});
 			},
@@ -132,37 +139,38 @@ export class MemoryTransport implements ShardTransport {
 			this.open--;
 			tell();
 		};
-		const next = () => setImmediate(() => {
-			if (over || paused || faults.frozen) return;
-			if (faults.dead) {
-				end(() => events.failed(new DistroError('unavailable', 'the connection broke')));
-				return;
-			}
-			const shard = this.shardsOf(worker.workerId).get(request.shardId);
-			if (shard === undefined) {
-				end(() => events.failed(new DistroError('not_found', 'no such shard')));
-				return;
-			}
-			if (at < 0) {
-				at = 0;
-				if (request.wantLeaves) events.leaves(decodeTrailer(shard.trailer).leaves);
-				next();
-				return;
-			}
-			const from = request.offset + at;
-			const chunk = shard.bytes.subarray(from, Math.min(from + CHUNK_BYTES, request.offset + request.length));
-			if (chunk.length === 0) {
-				end(() => events.failed(new DistroError('corrupt', 'the shard is shorter than it must be')));
-				return;
-			}
-			at += chunk.length;
-			// A view that is only valid during the call, as the port says.
-			const view = Buffer.from(chunk);
-			events.data(view);
-			view.fill(0xee);
-			if (at === request.length) end(() => events.end());
-			else next();
-		});
+		const next = () =>
+			setImmediate(() => {
+				if (over || paused || faults.frozen) return;
+				if (faults.dead) {
+					end(() => events.failed(new DistroError('unavailable', 'the connection broke')));
+					return;
+				}
+				const shard = this.shardsOf(worker.workerId).get(request.shardId);
+				if (shard === undefined) {
+					end(() => events.failed(new DistroError('not_found', 'no such shard')));
+					return;
+				}
+				if (at < 0) {
+					at = 0;
+					if (request.wantLeaves) events.leaves(decodeTrailer(shard.trailer).leaves);
+					next();
+					return;
+				}
+				const from = request.offset + at;
+				const chunk = shard.bytes.subarray(from, Math.min(from + CHUNK_BYTES, request.offset + request.length));
+				if (chunk.length === 0) {
+					end(() => events.failed(new DistroError('corrupt', 'the shard is shorter than it must be')));
+					return;
+				}
+				at += chunk.length;
+				// A view that is only valid during the call, as the port says.
+				const view = Buffer.from(chunk);
+				events.data(view);
+				view.fill(0xee);
+				if (at === request.length) end(() => events.end());
+				else next();
+			});
 		next();
 		return {
 			pause: () => {

@@ -1,0 +1,46 @@
+# Everything goes through npm scripts, which put the project's own Node (the npm package "node") on the PATH.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export NAME
+
+.PHONY: help setup build generate check test soak run start bench images clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: node_modules/.setup ## Check what the machine needs, and install the packages
+
+node_modules/.setup: package.json package-lock.json hack/check-prerequisites.sh
+	@bash hack/check-prerequisites.sh
+	npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+build: setup ## Install and type-check (sources run as they are, nothing is bundled)
+	npm run --silent typecheck
+
+generate: setup ## Make proto/gen anew from proto/
+	npm run --silent generate
+
+check: setup ## Types, lint, import rules, generated files up to date
+	npm run --silent check
+
+test: build ## Every test; ends with "N passed, N failed"
+	@npm run --silent test
+
+soak: build ## The long scenarios in full
+	@npm run --silent soak
+
+run: build ## One orchestrator and WORKERS=6 workers on this machine; Ctrl-C stops them
+	@npm run --silent start
+
+start: setup ## Start a process that went down again: make start NAME=worker-3
+	@npm run --silent start:one
+
+bench: build ## Measure, and print the table
+	@npm run --silent bench -- $(ARGS)
+
+images: ## One image for every role: make images BASE=localhost/node:24
+	hack/images.sh
+
+clean: ## Remove what was installed (data stays)
+	rm -rf node_modules
