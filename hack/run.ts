@@ -37,7 +37,8 @@ interface Member {
 	child: ChildProcess | null;
 }
 
-if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'));
+if (process.env.DISTRO_NO_DOTENV === undefined && existsSync(join(ROOT, '.env')))
+	process.loadEnvFile(join(ROOT, '.env'));
 const dataDir = resolve(process.env.DATA_DIR ?? join(ROOT, 'data'));
 const members = await prepare().catch((error) => {
 	process.stderr.write(`${(error as Error).message}\n`);

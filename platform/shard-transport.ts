@@ -355,7 +355,8 @@ class PutStream implements ShardPut {
 	abort(_reason: string): void {
 		if (this.#over) return;
 		this.#over = true;
-		this.#stream.close(http2.constants.NGHTTP2_CANCEL);
+		// Not CANCEL: node:http2 holds that back while a write is in progress, and forgets it when the stream is destroyed.
+		this.#stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR);
 		// Releases the writes that flow control still holds: their `done` must be called.
 		this.#stream.destroy();
 	}
