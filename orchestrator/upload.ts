@@ -377,6 +377,7 @@ export class UploadSession implements Upload {
 		};
 		const targets = place.workers.map(targetOn);
 		const spares = [...place.spares];
+		const holders = [...place.workers];
 		await this.#intend(targets.filter((target) => target !== null));
 		deps.onEncoding?.(k, n);
 		const codec = k === 1 ? 'replicate' : 'rs-ronomon-6';
@@ -390,9 +391,13 @@ export class UploadSession implements Upload {
 			maxCells: first.ended ? first.cells : this.#maxCells(first.segment.index),
 			quorum: quorum(n, k),
 			targets,
-			spare: async () => {
-				const next = spares.shift();
+			spare: async (shardIndex, failed) => {
+				const before = holders[shardIndex];
+				// A connection that broke says little about its worker: where nobody else is there, it is tried again.
+				const again = failed.kind === 'unavailable' && before !== undefined && deps.workers.state(before) === 'ready';
+				const next = spares.shift() ?? (again ? before : undefined);
 				const target = next === undefined ? null : targetOn(next);
+				if (next !== undefined) holders[shardIndex] = next;
 				if (target !== null) await this.#intend([target]);
 				return target;
 			},

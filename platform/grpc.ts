@@ -39,7 +39,12 @@ export function grpcChannelCredentials(tls: TlsSource): grpc.ChannelCredentials 
 	});
 }
 
-export const CLIENT_OPTIONS: grpc.ChannelOptions = { ...KEEPALIVE, 'grpc.keepalive_permit_without_calls': 1 };
+export const CLIENT_OPTIONS: grpc.ChannelOptions = {
+	...KEEPALIVE,
+	'grpc.keepalive_permit_without_calls': 1,
+	// Names say nothing here, the certificate's URI does; an address as a TLS server name is not permitted.
+	'grpc.ssl_target_name_override': 'orchestrator.distro',
+};
 
 /** Who calls, from the certificate of the call's connection. Throws `denied`. */
 export function peerOf(call: { getAuthContext(): { sslPeerCertificate?: { subjectaltname?: string } } }): PeerIdentity {

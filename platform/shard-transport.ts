@@ -64,7 +64,8 @@ export interface TransportOptions {
 interface Connection {
 	readonly session: http2.ClientHttp2Session;
 	streams: number;
-	closed: boolean;
+	/** Out of the pool; its streams may go on. Idempotent. */
+	leave: () => void;
 }
 
 export class GrpcShardTransport implements ShardTransport {
@@ -147,7 +148,12 @@ export class GrpcShardTransport implements ShardTransport {
 			this.#pools.set(key, pool);
 		}
 		let best: Connection | undefined;
-		for (const connection of pool) {
+		for (const connection of [...pool]) {
+			// It may be destroyed before it says so.
+			if (connection.session.destroyed || connection.session.closed) {
+				connection.leave();
+				continue;
+			}
 			if (best === undefined || connection.streams < best.streams) best = connection;
 		}
 		if (best !== undefined && (best.streams === 0 || pool.length >= this.#options.connections)) return best;
@@ -176,14 +182,15 @@ export class GrpcShardTransport implements ShardTransport {
 			settings: { initialWindowSize: STREAM_WINDOW_BYTES, enablePush: false },
 			maxSessionMemory: SESSION_MEMORY_MB,
 		});
-		const connection: Connection = { session, streams: 0, closed: false };
+		let left = false;
 		const leave = () => {
-			if (connection.closed) return;
-			connection.closed = true;
+			if (left) return;
+			left = true;
 			clearTimeout(connectTimer);
 			clearInterval(pinger);
 			gone();
 		};
+		const connection: Connection = { session, streams: 0, leave };
 		const connectTimer = setTimeout(
 			() => session.destroy(new DistroError('timeout', `no connection to ${worker.address} in time`)),
 			CONNECT_TIMEOUT_MS,

@@ -167,20 +167,37 @@ export async function receiveMultipart(
 	}
 }
 
-/** After an early answer: reads a bounded amount of what still comes, then cuts the connection. */
-export function drainAndClose(request: IncomingMessage, response: ServerResponse): void {
-	if (request.complete || request.destroyed) return;
-	let rest = DRAIN_BYTES;
-	const cut = () => request.socket.destroy();
-	const timer = setTimeout(cut, DRAIN_MS);
-	timer.unref();
-	request.on('data', (chunk: Buffer) => {
-		rest -= chunk.length;
-		if (rest < 0) cut();
-	});
-	request.on('end', () => clearTimeout(timer));
-	request.on('close', () => clearTimeout(timer));
-	request.on('error', () => {});
+/**
+ * Ends an early answer (already written) once what still comes of the body has been read, as far as it is little: ending
+ * at once would cut the connection under a client that still writes, which then never sees the answer.
+ */
+export function endAfterBody(request: IncomingMessage, response: ServerResponse): void {
 	response.on('error', () => {});
-	request.resume();
+	discardBody(request).then(
+		() => response.end(),
+		() => request.socket.destroy(),
+	);
+}
+
+/** Reads and drops a bounded amount; rejects when there is more, or the client leaves. */
+export function discardBody(request: IncomingMessage): Promise<void> {
+	if (request.complete || request.destroyed) return Promise.resolve();
+	return new Promise((resolve, reject) => {
+		let rest = DRAIN_BYTES;
+		const fail = () => reject(new DistroError('canceled', 'the rest of the body was not read'));
+		const timer = setTimeout(fail, DRAIN_MS);
+		timer.unref();
+		request.on('data', (chunk: Buffer) => {
+			rest -= chunk.length;
+			if (rest < 0) fail();
+		});
+		const settle = (finish: () => void) => () => {
+			clearTimeout(timer);
+			finish();
+		};
+		request.on('end', settle(resolve));
+		request.on('close', settle(fail));
+		request.on('error', settle(fail));
+		request.resume();
+	});
 }

@@ -11,7 +11,7 @@ import { PAGE_DEFAULT, PAGE_MAX } from '../../core/limits.ts';
 import type { ApiKeyScope } from '../api-keys.ts';
 import type { ClusterView, ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
 import { type Authenticator, type Caller, requireScope } from './auth.ts';
-import { announcedSize, drainAndClose, receiveMultipart, receiveRaw } from './body.ts';
+import { announcedSize, discardBody, endAfterBody, receiveMultipart, receiveRaw } from './body.ts';
 import { sendObject } from './download.ts';
 import { checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
 import { fingerprintOf, idempotencyKeyOf } from './idempotency.ts';
@@ -149,8 +149,8 @@ function answerProblem(
 	// The rest of a body nobody wants would be read as the next request.
 	if (!raw.complete) headers.connection = 'close';
 	response.writeHead(problem.status, headers);
-	response.end(raw.method === 'HEAD' ? undefined : body);
-	drainAndClose(raw, response);
+	if (raw.method !== 'HEAD') response.write(body);
+	endAfterBody(raw, response);
 }
 
 function routesOf(deps: HttpServerDeps): Route[] {
@@ -220,8 +220,8 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			closeSignal(response),
 		);
 		if ('done' in begun) {
+			await discardBody(raw);
 			created(response, begun.done);
-			drainAndClose(raw, response);
 			return;
 		}
 		created(response, await receiveRaw(raw, begun.upload, maxObjectBytes));
