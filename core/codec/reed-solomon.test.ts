@@ -1,6 +1,6 @@
 /**
- * Reed-Solomon: every loss pattern of every code with up to 12 shards, samples of all others. Cells that are not there hold
- * garbage, since that is what a reused slot holds.
+ * Reed-Solomon: every loss pattern of every code with up to 12 shards, samples of all others. Cells that are not there
+ * hold garbage, since that is what a reused slot holds.
  */
 
 import fc from 'fast-check';

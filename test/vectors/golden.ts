@@ -1,6 +1,6 @@
 /**
- * Golden vectors: what this release writes must be, byte for byte, what the first one wrote. `UPDATE_VECTORS=1` writes the
- * files anew (`npm run format` after it); a changed file in a commit is a changed format, and needs a new version of it.
+ * Golden vectors: what this release writes must be, byte for byte, what the first one wrote. `UPDATE_VECTORS=1` writes
+ * the files anew (`npm run format` after it); a changed file in a commit is a changed format, and needs a new version.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /**
- * Golden parity of the codec `rs-ronomon-6`. Its bytes depend on k, m and the length coded at once, so a new release of the
- * library that computes otherwise would make every stored shard unreadable: it fails here instead.
+ * Golden parity of the codec `rs-ronomon-6`. Its bytes depend on k, m and the length coded at once, so a new release of
+ * the library that computes otherwise would make every stored shard unreadable: it fails here instead.
  */
 
 import { expect, test } from 'vitest';

@@ -1,4 +1,4 @@
-/** Golden receipt, recovery record and trailers, read again from the file, with the offsets that docs/format.md names. */
+/** Golden receipt, recovery record and trailers, read again from the file, with the offsets of docs/format.md. */
 
 import { createPrivateKey } from 'node:crypto';
 import { describe, expect, test } from 'vitest';

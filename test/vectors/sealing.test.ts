@@ -1,4 +1,4 @@
-/** Golden keys and sealed bytes, opened again from the file, and made a second time from the words of docs/format.md. */
+/** Golden keys and sealed bytes, opened again from the file, and made a second time as docs/format.md says it. */
 
 import { createCipheriv, createSecretKey, hkdfSync } from 'node:crypto';
 import { expect, test } from 'vitest';
