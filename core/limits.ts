@@ -47,7 +47,7 @@ export const PAGE_DEFAULT = 100;
 export const PAGE_MAX = 1000;
 
 /** Row slots that an upload holds: one fills while others are on their way. */
-export const UPLOAD_ROW_SLOTS = 3;
+export const UPLOAD_ROW_SLOTS = 2;
 /** Row slots that a download holds. */
 export const DOWNLOAD_ROW_SLOTS = 2;
 
@@ -87,8 +87,11 @@ export const LOST_AFTER_MS = 10 * 60_000;
 /** Bytes that a worker keeps free for trailers, renames and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;
 
-/** Default of MEMORY_BUDGET: bytes of objects in flight in one process. */
-export const MEMORY_BUDGET_BYTES = 128 * MiB;
+/**
+ * Default of the orchestrator’s MEMORY_BUDGET: bytes of objects in flight. Sixteen large transfers at 4+2; the process stays
+ * under 256 MiB with it (docs/performance.md).
+ */
+export const MEMORY_BUDGET_BYTES = 50 * MiB;
 export const MEMORY_BUDGET_MIN_BYTES = 16 * MiB;
 
 /** Idempotency keys are kept this long. */

@@ -1,6 +1,16 @@
-/** Node flags and environment by role, measured in docs/performance.md. The Dockerfile's entry uses the same ones. */
+/**
+ * Node flags and environment by role, measured in docs/performance.md.
+ *
+ * A young generation of 1 MB frees Buffers early: V8's own choice keeps over 100 MB of dead ones. The compile cache keeps
+ * the type-stripped code, which saves the stripper's 27 MB in every process.
+ */
+
+import { resolve } from 'node:path';
+
+const COMPILE_CACHE = resolve(import.meta.dirname, '../node_modules/.cache/distro-compile');
+const env = { MALLOC_ARENA_MAX: '2', UV_THREADPOOL_SIZE: '4', NODE_COMPILE_CACHE: COMPILE_CACHE };
 
 export const NODE_OPTIONS_OF = {
-	orchestrator: { flags: [], env: { MALLOC_ARENA_MAX: '2', UV_THREADPOOL_SIZE: '4' } },
-	worker: { flags: [], env: { MALLOC_ARENA_MAX: '2', UV_THREADPOOL_SIZE: '4' } },
+	orchestrator: { flags: ['--max-semi-space-size=1'], env },
+	worker: { flags: ['--max-semi-space-size=1'], env },
 } as const;

@@ -8,7 +8,6 @@ import { asDistroError, DistroError } from '../core/errors.ts';
 import { newId, type ObjectId, type UploadId } from '../core/ids.ts';
 import {
 	BUDGET_WAIT_MS,
-	CODEC_MAX_M,
 	IDEMPOTENCY_TTL_MS,
 	LARGE_CELL_BYTES,
 	SMALL_CELL_BYTES,
@@ -18,7 +17,7 @@ import {
 } from '../core/limits.ts';
 import { segmentHealth, worstHealth } from '../core/model/health.ts';
 import type { Manifest } from '../core/model/manifest.ts';
-import { maxK } from '../core/model/redundancy.ts';
+import { largestCode } from '../core/model/redundancy.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { MemoryPool } from '../core/ports.ts';
 import { type ReadDeps, readObject, SEGMENT_PAGE } from './download.ts';
@@ -82,8 +81,9 @@ export class ObjectService implements Objects {
 				? Number.POSITIVE_INFINITY
 				: Math.max(1, Math.ceil(sizeHintBytes / (cellBytes - TAG_BYTES)));
 		// Throws `unavailable` or `exhausted` before a byte is read, when nothing safe is possible now.
-		const dataCells = Math.min(cells, maxK(workers.policyWorkers(), policy));
-		const parityCells = dataCells === 1 ? 0 : Math.max(dataCells, CODEC_MAX_M);
+		const { k, m } = largestCode(workers.policyWorkers(), policy);
+		const dataCells = Math.min(cells, k);
+		const parityCells = dataCells === 1 ? 0 : m;
 		const slots = Math.min(UPLOAD_ROW_SLOTS, Math.ceil(cells / dataCells));
 		const sizes = new Array(slots).fill((dataCells + parityCells) * cellBytes);
 		const lease = pool.tryAcquire(sizes) ?? (await pool.acquire(sizes, { timeoutMs: BUDGET_WAIT_MS, signal }));

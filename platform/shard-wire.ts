@@ -18,8 +18,8 @@ export const PUT_FIELD = { header: 1, cell: 2, trailer: 3 } as const;
 export const GET_FIELD = { leaves: 1, data: 2 } as const;
 
 /** Flow-control windows of both ends: a stream may have this much under way before its reader looks at it. */
-export const STREAM_WINDOW_BYTES = 1024 * 1024;
-export const CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024;
+export const STREAM_WINDOW_BYTES = 256 * 1024;
+export const CONNECTION_WINDOW_BYTES = 1024 * 1024;
 /** Of node:http2, in MB, for one connection: its default of 10 refuses streams under load. */
 export const SESSION_MEMORY_MB = 256;
 

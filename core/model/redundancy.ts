@@ -113,9 +113,14 @@ export function chooseRedundancy(
 	return { n, k, m, candidates: pool.candidates, because: `${k}+${m} because ${reasons.join(', ')}` };
 }
 
-/** The largest k that any segment could get right now. Throws as `chooseRedundancy`. */
-export function maxK(workers: readonly PolicyWorker[], policy: RedundancyPolicy): number {
-	return chooseRedundancy({ sizeBytes: null, cells: CODEC_MAX_K, ended: false }, workers, policy).k;
+/** The largest k, and the largest m, that any segment could get right now. Throws as `chooseRedundancy`. */
+export function largestCode(workers: readonly PolicyWorker[], policy: RedundancyPolicy): { k: number; m: number } {
+	const { k } = chooseRedundancy({ sizeBytes: null, cells: CODEC_MAX_K, ended: false }, workers, policy);
+	let m = 0;
+	for (let cells = 1; cells <= k; cells++) {
+		m = Math.max(m, chooseRedundancy({ sizeBytes: null, cells, ended: true }, workers, policy).m);
+	}
+	return { k, m };
 }
 
 interface Pool {
