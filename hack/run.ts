@@ -45,6 +45,8 @@ const members = await prepare().catch((error) => {
 	process.exit(1);
 });
 let stopping = false;
+/** All have been ready once: before that nobody is shown a half-started cluster. */
+let started = false;
 process.on('SIGINT', stop);
 process.on('SIGTERM', stop);
 process.on('SIGHUP', stop);
@@ -192,6 +194,7 @@ async function startAll(all: readonly Member[]): Promise<void> {
 		await sleep(POLL_MS);
 	}
 	if (stopping) return;
+	started = true;
 	save();
 	const http = urlOf(all[0] as Member);
 	say(`
@@ -245,7 +248,7 @@ function save(): void {
 					},
 				],
 	);
-	if (!stopping) writeClusterFile(dataDir, { supervisor: process.pid, processes });
+	if (started && !stopping) writeClusterFile(dataDir, { supervisor: process.pid, processes });
 }
 
 function urlOf(member: Member): string {

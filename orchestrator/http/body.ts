@@ -11,9 +11,12 @@ import { IDLE_TRANSFER_MS } from '../../core/limits.ts';
 import type { ObjectInfo, Upload } from '../objects.types.ts';
 import { HttpRefusal } from './problem.ts';
 
-/** Of a refused body this much is read, so that the client gets to see the answer; then the connection is cut. */
-const DRAIN_BYTES = 1024 * 1024;
-const DRAIN_MS = 2_000;
+/**
+ * A refused body is read on (and dropped) for so long, so that a client that still writes gets to see the answer; it is
+ * cut sooner when it sends nothing. As nginx's lingering_time and lingering_timeout, and for the same reason.
+ */
+const LINGER_MS = 30_000;
+const LINGER_IDLE_MS = 5_000;
 
 /** Content-Length, null when the body is chunked. Throws 411 when it is neither, 413 when it is too long. */
 export function announcedSize(request: IncomingMessage, maxBytes: number): number | null {
@@ -168,8 +171,8 @@ export async function receiveMultipart(
 }
 
 /**
- * Ends an early answer (already written) once what still comes of the body has been read, as far as it is little: ending
- * at once would cut the connection under a client that still writes, which then never sees the answer.
+ * Ends an early answer (already written) once what still comes of the body has been read: ending at once would reset the
+ * connection under a client that still writes, which then never sees the answer.
  */
 export function endAfterBody(request: IncomingMessage, response: ServerResponse): void {
 	response.on('error', () => {});
@@ -179,25 +182,24 @@ export function endAfterBody(request: IncomingMessage, response: ServerResponse)
 	);
 }
 
-/** Reads and drops a bounded amount; rejects when there is more, or the client leaves. */
+/** Reads and drops the rest, in bounded time and no memory; rejects when it takes too long, or the client leaves. */
 export function discardBody(request: IncomingMessage): Promise<void> {
 	if (request.complete || request.destroyed) return Promise.resolve();
 	return new Promise((resolve, reject) => {
-		let rest = DRAIN_BYTES;
-		const fail = () => reject(new DistroError('canceled', 'the rest of the body was not read'));
-		const timer = setTimeout(fail, DRAIN_MS);
-		timer.unref();
-		request.on('data', (chunk: Buffer) => {
-			rest -= chunk.length;
-			if (rest < 0) fail();
-		});
 		const settle = (finish: () => void) => () => {
-			clearTimeout(timer);
+			clearTimeout(deadline);
+			request.socket.setTimeout(0);
+			request.socket.off('timeout', fail);
 			finish();
 		};
+		const fail = settle(() => reject(new DistroError('canceled', 'the rest of the body was not read')));
+		const deadline = setTimeout(fail, LINGER_MS);
+		deadline.unref();
+		request.socket.setTimeout(LINGER_IDLE_MS, fail);
+		request.on('data', () => {});
 		request.on('end', settle(resolve));
-		request.on('close', settle(fail));
-		request.on('error', settle(fail));
+		request.on('close', fail);
+		request.on('error', fail);
 		request.resume();
 	});
 }

@@ -2,7 +2,7 @@
 
 import { copyFileSync, existsSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { cluster, explain, get, HttpError, isIntact, put, putStream, type Stored } from '../support/client.ts';
 import { seededRandom } from '../support/clock.ts';
 import { startCluster, type TestCluster, until } from '../support/cluster.ts';
@@ -17,6 +17,14 @@ beforeAll(async () => {
 });
 afterAll(async () => {
 	await c?.remove();
+});
+/** Whatever a test did or failed to do: the next one begins with all of them. */
+afterEach(async () => {
+	for (const name of ['orchestrator-1', ...WORKERS]) {
+		if (c.processes().some((process) => process.name === name)) c.signal(name, 'SIGCONT');
+		else await c.start(name);
+	}
+	await ready(6);
 });
 
 async function putAll(): Promise<Stored[]> {

@@ -85,8 +85,13 @@ export function putStream(
 			headers: options.chunked ? {} : { 'content-length': options.size },
 		});
 		options.onSocket?.(request);
-		request.on('error', reject);
+		let answered = false;
+		request.on('error', (error) => {
+			// A server that has answered need not read on.
+			if (!answered) reject(error);
+		});
 		request.on('response', (response) => {
+			answered = true;
 			let body = '';
 			response.on('data', (chunk: Buffer) => {
 				body += chunk.toString();
@@ -96,7 +101,7 @@ export function putStream(
 		let sent = 0;
 		let number = 0;
 		const more = () => {
-			while (sent < options.size) {
+			while (sent < options.size && !answered) {
 				if (options.stopAt !== undefined && sent >= options.stopAt) return;
 				const chunk = Buffer.from(block.subarray(0, Math.min(block.length, options.size - sent)));
 				// Every block differs, so that blocks in a wrong place are noticed.
@@ -108,7 +113,7 @@ export function putStream(
 					return;
 				}
 			}
-			request.end();
+			if (!answered) request.end();
 		};
 		more();
 	});
