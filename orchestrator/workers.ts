@@ -10,7 +10,7 @@ import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
 import { DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
-import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
 import { type WorkerState, workerState } from '../core/model/health.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { PolicyWorker } from '../core/model/redundancy.ts';
@@ -147,7 +147,8 @@ export class WorkerRegistry {
 			receiptKey: publicKeyFromRaw(row.receiptKey),
 			stats: null,
 			stream: null,
-			lastBeatMs: this.#clock.monotonicMs() - LOST_AFTER_MS,
+			// How long it was away before this process began nobody knows: the wall clock may have jumped since it was seen.
+			lastBeatMs: this.#clock.monotonicMs(),
 			savedAtMs: 0,
 			latencyMs: undefined,
 			penaltyUntilMs: 0,
