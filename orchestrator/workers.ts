@@ -10,7 +10,7 @@ import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
 import { DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
-import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS } from '../core/limits.ts';
 import { type WorkerState, workerState } from '../core/model/health.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { PolicyWorker } from '../core/model/redundancy.ts';
@@ -54,17 +54,26 @@ export interface Heartbeat {
 	closed(): void;
 }
 
+/** A name went over to a new worker; `formerly` is the row of the one that had it, under its new name. */
+export interface NameTaken {
+	readonly name: string;
+	readonly workerId: WorkerId;
+	readonly formerly: WorkerRow;
+}
+
 export class WorkerRegistry {
 	readonly #store: MetadataStore;
 	readonly #clock: Clock;
+	readonly #onNameTaken: (change: NameTaken) => void;
 	readonly #workers = new Map<WorkerId, Entry>();
 	readonly #samplesMs: number[] = [];
 	#sampleAt = 0;
 	#hedgeMs = HEDGE_DEFAULT_MS;
 
-	constructor(deps: { store: MetadataStore; clock: Clock }) {
+	constructor(deps: { store: MetadataStore; clock: Clock; onNameTaken?: (change: NameTaken) => void }) {
 		this.#store = deps.store;
 		this.#clock = deps.clock;
+		this.#onNameTaken = deps.onNameTaken ?? (() => {});
 	}
 
 	/** The workers of before, all without a stream. */
@@ -72,7 +81,10 @@ export class WorkerRegistry {
 		for (const row of await this.#store.workers()) this.#set(row);
 	}
 
-	/** Throws `denied` (another receipt key), `exists` (the name is taken) as the store says. */
+	/**
+	 * Throws `denied` (another receipt key), `exists` (the name is that of a worker with an open stream). Who has none loses
+	 * it: an emptied volume is a new worker under the old name.
+	 */
 	async register(worker: {
 		workerId: WorkerId;
 		name: string;
@@ -91,8 +103,19 @@ export class WorkerRegistry {
 			...worker,
 			lastSeenMs: nowMs,
 		};
+		await this.#freeName(row);
 		await this.#store.saveWorker(row);
 		this.#set(row);
+	}
+
+	async #freeName({ workerId, name }: WorkerRow): Promise<void> {
+		for (const { row, stream } of [...this.#workers.values()]) {
+			if (row.name !== name || row.workerId === workerId || stream !== null) continue;
+			const renamed = { ...row, name: `${name}~${row.workerId.slice(0, 8)}` };
+			await this.#store.saveWorker(renamed);
+			this.#set(renamed);
+			this.#onNameTaken({ name, workerId, formerly: renamed });
+		}
 	}
 
 	/** Throws `not_found` before `register`, `exists` while another stream of that worker is open. */
@@ -237,12 +260,4 @@ export class WorkerRegistry {
 		const entry = this.#workers.get(receipt.workerId);
 		return entry !== undefined && verifyReceipt(receipt, entry.receiptKey);
 	}
-
-	/** Whether its stream is closed and has been for so long that its shards count as lost. */
-	isLost(workerId: WorkerId): boolean {
-		return this.state(workerId) === 'lost' || !this.#workers.has(workerId);
-	}
-
-	/** For tests and `explain`: how long a silent worker stays ready. */
-	static readonly suspectAfterMs = SUSPECT_AFTER_MS;
 }
