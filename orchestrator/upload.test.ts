@@ -11,13 +11,11 @@ const PLAIN = LARGE_CELL_BYTES - TAG_BYTES;
 
 /** Reads it back with as many shards gone as may be, the first ones, so that every cell of parity is needed. */
 async function readWithoutSpares(cluster: MemoryCluster, info: ObjectInfo): Promise<Buffer> {
-	const found = await cluster.store.objectWithSegments(info.objectId, { fromSegment: 0, limit: 1 });
-	const segment = found?.segments[0];
-	if (segment === undefined) throw new Error('no segment');
-	const lost = segment.placements.filter(({ shardIndex }) => shardIndex < segment.n - segment.k);
-	for (const { workerId } of lost) cluster.transport.faultsOf(workerId).dead = true;
+	const { n, k, workers } = await cluster.placed(info);
+	const lost = workers.slice(0, n - k);
+	for (const workerId of lost) cluster.transport.faultsOf(workerId).dead = true;
 	const bytes = await cluster.download(info);
-	for (const { workerId } of lost) cluster.transport.faultsOf(workerId).dead = false;
+	for (const workerId of lost) cluster.transport.faultsOf(workerId).dead = false;
 	return bytes;
 }
 

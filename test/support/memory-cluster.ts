@@ -46,6 +46,8 @@ export interface MemoryCluster {
 	leave(index: number): void;
 	upload(bytes: Buffer, options?: Partial<UploadOptions>): Promise<ObjectInfo>;
 	download(info: ObjectInfo): Promise<Buffer>;
+	/** The first segment's code, and its workers in order of shard index. */
+	placed(info: ObjectInfo): Promise<{ n: number; k: number; workers: WorkerId[] }>;
 }
 
 export async function memoryCluster(options: {
@@ -116,6 +118,12 @@ export async function memoryCluster(options: {
 			const download = await objects.open(info.objectId);
 			await download.read({ offset: 0, length: info.sizeBytes, sink, signal: new AbortController().signal });
 			return Buffer.concat(parts);
+		},
+		placed: async (info) => {
+			const found = await store.objectWithSegments(info.objectId, { fromSegment: 0, limit: 1 });
+			const segment = found?.segments[0];
+			if (segment === undefined) throw new Error('no segment');
+			return { n: segment.n, k: segment.k, workers: segment.placements.map(({ workerId }) => workerId) };
 		},
 	};
 }
