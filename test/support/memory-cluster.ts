@@ -6,7 +6,7 @@ import { DEFAULT_POLICY } from '../../core/model/redundancy.ts';
 import type { ByteSink, MemoryPool, ShardTransport } from '../../core/ports.ts';
 import { Findings } from '../../orchestrator/findings.ts';
 import { Keyring } from '../../orchestrator/keyring.ts';
-import { ObjectService } from '../../orchestrator/objects.ts';
+import { ObjectService, type ObjectsDeps } from '../../orchestrator/objects.ts';
 import type { ObjectInfo, Upload, UploadOptions } from '../../orchestrator/objects.types.ts';
 import { MemoryMetadataStore } from '../../orchestrator/store-memory.ts';
 import { type Heartbeat, WorkerRegistry } from '../../orchestrator/workers.ts';
@@ -35,6 +35,7 @@ export const PLAIN_UPLOAD: UploadOptions = {
 
 export interface MemoryCluster {
 	readonly objects: ObjectService;
+	readonly deps: ObjectsDeps;
 	readonly transport: MemoryTransport;
 	readonly pool: MemoryPool;
 	readonly store: MemoryMetadataStore;
@@ -65,7 +66,7 @@ export async function memoryCluster(options: {
 	const transport = new MemoryTransport();
 	const pool = new ArenaPool(options.poolBytes ?? 64 * MiB, { clock });
 	const findings = new Findings({ store, clock, onReport: () => {} });
-	const objects = new ObjectService({
+	const deps: ObjectsDeps = {
 		clusterId,
 		store,
 		workers,
@@ -77,7 +78,8 @@ export async function memoryCluster(options: {
 		inlineMaxBytes: 0,
 		pool,
 		findings,
-	});
+	};
+	const objects = new ObjectService(deps);
 	const workerIds: WorkerId[] = [];
 	const streams: Heartbeat[] = [];
 	const join = async () => {
@@ -92,6 +94,7 @@ export async function memoryCluster(options: {
 	for (let i = 0; i < options.workers; i++) await join();
 	return {
 		objects,
+		deps,
 		transport,
 		pool,
 		store,
