@@ -144,16 +144,21 @@ class Call {
 		return this.#over;
 	}
 
+	/** Node throws where an answer goes to a stream that its peer has closed. */
+	get #gone(): boolean {
+		return this.stream.destroyed || this.stream.closed;
+	}
+
 	/** Sends the headers if they have not gone: "accepted". */
 	respond(): void {
-		if (this.#over || this.stream.headersSent || this.stream.destroyed) return;
+		if (this.#over || this.stream.headersSent || this.#gone) return;
 		this.stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
 		this.stream.on('wantTrailers', () => this.stream.sendTrailers({ 'grpc-status': '0' }));
 	}
 
 	/** Ends the call with one message or, without, after what was written. */
 	ok(message?: Uint8Array): void {
-		if (this.#over || this.stream.destroyed) return;
+		if (this.#over || this.#gone) return;
 		this.respond();
 		this.#finished('ok');
 		if (message === undefined) this.stream.end();
@@ -161,7 +166,7 @@ class Call {
 	}
 
 	fail(error: DistroError): void {
-		if (this.#over || this.stream.destroyed) return;
+		if (this.#over || this.#gone) return;
 		this.#finished(error.kind);
 		const trailers = {
 			'grpc-status': String(grpcStatusOf(error.kind)),

@@ -248,8 +248,11 @@ function watch(
 		}
 	};
 	stream.on('response', (headers) => {
-		if (headers[':status'] !== 200) status = new DistroError('unavailable', `HTTP status ${headers[':status']}`);
-		else if (headers['grpc-status'] !== undefined) status = statusOf(headers);
+		if (headers[':status'] !== 200) {
+			// Not a worker of ours: nothing that follows is of use, and it may never end.
+			status = new DistroError('unavailable', `HTTP status ${headers[':status']}`);
+			stream.close(http2.constants.NGHTTP2_CANCEL);
+		} else if (headers['grpc-status'] !== undefined) status = statusOf(headers);
 		else call.accepted?.();
 	});
 	stream.on('trailers', (headers) => {
@@ -285,9 +288,18 @@ function statusOf(headers: http2.IncomingHttpHeaders): DistroError | 'ok' {
 	const kind = headers[KIND_METADATA_KEY];
 	return errorFromStatus({
 		code: Number.isInteger(code) ? code : 2,
-		message: decodeURIComponent(String(headers['grpc-message'] ?? '')),
+		message: decoded(String(headers['grpc-message'] ?? '')),
 		kind: typeof kind === 'string' ? kind : undefined,
 	});
+}
+
+/** Percent-encoded as gRPC wants it, or whatever a broken peer sends instead. */
+function decoded(text: string): string {
+	try {
+		return decodeURIComponent(text);
+	} catch {
+		return text;
+	}
 }
 
 class PutStream implements ShardPut {
@@ -313,8 +325,9 @@ class PutStream implements ShardPut {
 				if (this.#over) return;
 				const message = reader.message();
 				if (message === null) throw new DistroError('unavailable', 'the worker sent no receipt');
+				const receipt = receiptOf(PutResponse.decode(message));
 				this.#over = true;
-				events.receipt(receiptOf(PutResponse.decode(message)));
+				events.receipt(receipt);
 			},
 			failed: (error) => {
 				if (this.#over) return;
@@ -425,11 +438,17 @@ class GetStream implements ShardGet {
 			},
 			failed: fail,
 		});
-		stream.setTimeout(GET_STALL_MS, () => {
-			if (this.#over || stream.isPaused()) return;
+		const onStall = () => {
+			if (this.#over) return;
+			if (stream.isPaused()) {
+				// It is our turn. The timer and its callback serve once only.
+				stream.setTimeout(GET_STALL_MS, onStall);
+				return;
+			}
 			fail(new DistroError('timeout', `the worker sent nothing for ${GET_STALL_MS} ms`));
 			stream.close(http2.constants.NGHTTP2_CANCEL);
-		});
+		};
+		stream.setTimeout(GET_STALL_MS, onStall);
 		stream.end(
 			frame(
 				GetRequest.encode({
