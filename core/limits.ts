@@ -66,6 +66,11 @@ export const PUT_ACCEPT_MS = 1_000;
  * took longer (a loaded machine), the rest get as long again.
  */
 export const PUT_STRAGGLER_MS = 2_000;
+/**
+ * A worker that has not taken a put or a row after this is given up though there is no quorum without it, and one that
+ * has not sent its receipt after twice as long (a disk may be slow to sync): nobody waits for ever.
+ */
+export const PUT_STALL_MS = 30_000;
 /** Other workers that may take over one shard of one segment. */
 export const PUT_REPLACEMENTS = 2;
 /** A put as a whole: after this the worker refuses to rename. */
