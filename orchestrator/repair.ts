@@ -13,13 +13,7 @@ import { decodeTrailer, encodeTrailer } from '../core/codec/trailer.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../core/crypto/digest.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { type ClusterId, newId, type ShardId, type UploadId, type VersionId } from '../core/ids.ts';
-import {
-	BUDGET_WAIT_MS,
-	DOWNLOAD_ROW_SLOTS,
-	IDLE_TRANSFER_MS,
-	INTENT_TTL_MS,
-	PUT_DEADLINE_MS,
-} from '../core/limits.ts';
+import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, IDLE_TRANSFER_MS, REPAIR_DEADLINE_MS } from '../core/limits.ts';
 import { replacement } from '../core/model/placement.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
@@ -94,7 +88,7 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 
 	const uploadId = newId<UploadId>(random);
 	const shardId = newId<ShardId>(random);
-	const expiresAtMs = clock.nowMs() + Math.max(INTENT_TTL_MS, PUT_DEADLINE_MS);
+	const expiresAtMs = clock.nowMs() + REPAIR_DEADLINE_MS;
 	await store.begin({ uploadId, objectId: item.objectId, shards: [{ shardId, workerId }], expiresAtMs });
 	try {
 		const recovery = await recoveryOf(deps, item);
@@ -184,7 +178,7 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 					shardId,
 					cellBytes: segment.cellBytes,
 					maxBytes: rows(segment) * segment.cellBytes,
-					deadlineMs: PUT_DEADLINE_MS,
+					deadlineMs: REPAIR_DEADLINE_MS,
 				},
 				{
 					accepted: progress,

@@ -29,6 +29,7 @@ import {
 	StatRequest,
 	StatResponse,
 } from '../proto/gen/distro/v1/shards.ts';
+import { watchPeer } from './peer-watch.ts';
 import { errorFromStatus, KIND_METADATA_KEY } from './rpc-errors.ts';
 import {
 	CONNECTION_WINDOW_BYTES,
@@ -47,7 +48,6 @@ import {
 } from './shard-wire.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
-const PING_MS = 10_000;
 const UNARY_MAX_BYTES = 1024 * 1024;
 
 /** TLS for dialling a worker: must check that the peer's certificate is that worker's. */
@@ -187,7 +187,6 @@ export class GrpcShardTransport implements ShardTransport {
 			if (left) return;
 			left = true;
 			clearTimeout(connectTimer);
-			clearInterval(pinger);
 			gone();
 		};
 		const connection: Connection = { session, streams: 0, leave };
@@ -196,27 +195,19 @@ export class GrpcShardTransport implements ShardTransport {
 			CONNECT_TIMEOUT_MS,
 		);
 		connectTimer.unref();
-		let unanswered = false;
-		// A peer that vanished without closing (power, network) shows only by its silence.
-		const pinger = setInterval(() => {
-			if (session.connecting || session.destroyed) return;
-			if (unanswered && connection.streams > 0) {
-				session.destroy(new DistroError('timeout', `${worker.address} does not answer`));
-				return;
-			}
-			unanswered = true;
-			session.ping((error) => {
-				if (error === null) unanswered = false;
-			});
-		}, PING_MS);
-		pinger.unref();
+		const unwatch = watchPeer(session, {
+			onSilent: () => session.destroy(new DistroError('timeout', `${worker.address} does not answer`)),
+		});
 		session.once('connect', () => {
 			clearTimeout(connectTimer);
 			session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
 		});
 		session.on('error', leave);
 		session.on('goaway', leave);
-		session.on('close', leave);
+		session.on('close', () => {
+			unwatch();
+			leave();
+		});
 		session.unref();
 		return connection;
 	}
