@@ -159,13 +159,19 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 	if (signal.aborted) throw new DistroError('canceled', 'the reader has left');
 
 	const opener = new CellOpener({ segment, key, ad, from: read.from, count: read.count, sink });
-	await new Promise<void>((resolve, reject) => {
+	let gather: Gather | null = null;
+	const received = new Promise<void>((resolve, reject) => {
 		let taking = true;
 		const settle = (finish: () => void) => {
 			signal.removeEventListener('abort', onAbort);
 			finish();
 		};
-		const gather = new Gather({
+		const giveUp = (error: unknown) => {
+			gather?.abort('the reader has left');
+			settle(() => reject(error));
+		};
+		const onAbort = () => giveUp(new DistroError('canceled', 'the reader has left'));
+		gather = new Gather({
 			transport: deps.transport,
 			clock: deps.clock,
 			codec: codecFor(segment.codec),
@@ -180,7 +186,13 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 			hedgeMs: deps.workers.hedgeMs,
 			takes: () => taking,
 			onRow: (row) => {
-				const wrong = opener.row(row);
+				let wrong = -1;
+				try {
+					wrong = opener.row(row);
+				} catch (error) {
+					// The sink's or our own fault: no worker is to blame, and none must be asked again.
+					giveUp(error);
+				}
 				row.release();
 				if (wrong < 0 && opener.full) taking = false;
 				opener.full = false;
@@ -194,17 +206,19 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 				else deps.workers.failed(worker.workerId, outcome.error);
 			},
 		});
-		const onAbort = () => {
-			gather.abort('the reader has left');
-			settle(() => reject(new DistroError('canceled', 'the reader has left')));
-		};
 		sink.drained = () => {
 			taking = true;
-			gather.resume();
+			gather?.resume();
 		};
 		signal.addEventListener('abort', onAbort, { once: true });
 		gather.start();
 	});
+	try {
+		await received;
+	} finally {
+		// Only now may the memory serve somebody else.
+		await (gather as Gather | null)?.quiet();
+	}
 }
 
 /** What the sealed end record says must be what the metadata says: metadata alone proves nothing. */

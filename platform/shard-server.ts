@@ -7,7 +7,7 @@ import http2 from 'node:http2';
 import type tls from 'node:tls';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { idBytes, idFromBytes, type ShardId } from '../core/ids.ts';
-import { IDLE_TRANSFER_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import { IDLE_TRANSFER_MS, STREAM_IDLE_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
 import {
@@ -19,6 +19,7 @@ import {
 	StatRequest,
 	StatResponse,
 } from '../proto/gen/distro/v1/shards.ts';
+import { watchPeer } from './peer-watch.ts';
 import { grpcStatusOf, KIND_METADATA_KEY } from './rpc-errors.ts';
 import {
 	CONNECTION_WINDOW_BYTES,
@@ -78,6 +79,8 @@ export interface ShardServerOptions {
 	readonly handlers: ShardHandlers;
 	/** Called for each finished call: method name, status kind or 'ok'. */
 	readonly observe?: (method: string, outcome: string) => void;
+	/** How often to ask whether a peer still lives. */
+	readonly pings?: { readonly pingMs: number };
 }
 
 /** The caller listens and closes. */
@@ -102,6 +105,7 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 			verdicts.set(session, asDistroError(error));
 		}
 		session.on('error', () => session.destroy());
+		session.on('close', watchPeer(session, { onSilent: () => session.destroy(), ...options.pings }));
 	});
 	server.on('stream', (stream, headers) => {
 		const path = headers[':path'] ?? '';
@@ -144,16 +148,21 @@ class Call {
 		return this.#over;
 	}
 
+	/** Node throws where an answer goes to a stream that its peer has closed. */
+	get #gone(): boolean {
+		return this.stream.destroyed || this.stream.closed;
+	}
+
 	/** Sends the headers if they have not gone: "accepted". */
 	respond(): void {
-		if (this.#over || this.stream.headersSent || this.stream.destroyed) return;
+		if (this.#over || this.stream.headersSent || this.#gone) return;
 		this.stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
 		this.stream.on('wantTrailers', () => this.stream.sendTrailers({ 'grpc-status': '0' }));
 	}
 
 	/** Ends the call with one message or, without, after what was written. */
 	ok(message?: Uint8Array): void {
-		if (this.#over || this.stream.destroyed) return;
+		if (this.#over || this.#gone) return;
 		this.respond();
 		this.#finished('ok');
 		if (message === undefined) this.stream.end();
@@ -161,7 +170,7 @@ class Call {
 	}
 
 	fail(error: DistroError): void {
-		if (this.#over || this.stream.destroyed) return;
+		if (this.#over || this.#gone) return;
 		this.#finished(error.kind);
 		const trailers = {
 			'grpc-status': String(grpcStatusOf(error.kind)),
@@ -259,7 +268,7 @@ function servePut(call: Call, handlers: ShardHandlers): void {
 		if (!finishing && !call.over) fail(new DistroError('canceled', 'the stream ended before the trailer'));
 	});
 	stream.on('close', () => shard?.abort('the sender has left'));
-	stream.setTimeout(IDLE_TRANSFER_MS, () => {
+	stream.setTimeout(STREAM_IDLE_MS, () => {
 		if (!finishing && !call.over) fail(new DistroError('timeout', 'no byte came for too long'));
 	});
 }
@@ -310,10 +319,8 @@ function serveGet(call: Call, handlers: ShardHandlers): void {
 		onGone: () => {},
 	};
 	stream.on('close', () => out.onGone());
-	// A reader that takes nothing for too long loses the buffers that are kept for it.
-	stream.setTimeout(IDLE_TRANSFER_MS, () => {
-		if (!call.over) stream.close(http2.constants.NGHTTP2_CANCEL);
-	});
+	// A reader that takes nothing for too long loses the buffers that are kept for it, be it the last ones.
+	stream.setTimeout(STREAM_IDLE_MS, () => stream.close(http2.constants.NGHTTP2_CANCEL));
 	stream.on('data', (chunk: Buffer) => {
 		try {
 			reader.push(chunk);
