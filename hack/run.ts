@@ -1,7 +1,7 @@
 /**
  * `make run`: one orchestrator and WORKERS workers as separate processes on loopback, with mTLS from a development
  * authority in DATA_DIR. It makes identities and certificates, starts, waits until all are ready, and says where to go.
- * A process that dies stays down until `make start NAME=…`. Ctrl-C stops all of them.
+ * A worker that does not start, or dies, stays down until `make start NAME=…`; the others serve. Ctrl-C stops all of them.
  *
  * Secrets reach the processes by their environment or by files, never by arguments.
  */
@@ -34,6 +34,8 @@ interface Member {
 	readonly httpPort: number;
 	readonly grpcPort: number;
 	readonly env: Record<string, string>;
+	/** Makes its identity and certificate, unless good ones are there. */
+	readonly prepare: () => Promise<void>;
 	child: ChildProcess | null;
 }
 
@@ -69,10 +71,10 @@ async function prepare(): Promise<Member[]> {
 	const authority = await openAuthority(join(dataDir, 'ca'));
 	const orchestratorGrpc = await port(grpcPort, 'GRPC_PORT');
 	const list: Member[] = [];
-	list.push(await orchestrator(authority, { http: await port(httpPort, 'HTTP_PORT'), grpc: orchestratorGrpc }));
+	list.push(orchestrator(authority, { http: await port(httpPort, 'HTTP_PORT'), grpc: orchestratorGrpc }));
 	for (let i = 1; i <= workers; i++) {
 		list.push(
-			await worker(authority, i, {
+			worker(authority, i, {
 				http: await port(workerHttpBase === 0 ? 0 : workerHttpBase + i, 'WORKER_HTTP_BASE'),
 				grpc: await port(workerGrpcBase === 0 ? 0 : workerGrpcBase + i, 'WORKER_GRPC_BASE'),
 				orchestrator: `127.0.0.1:${orchestratorGrpc}`,
@@ -82,14 +84,16 @@ async function prepare(): Promise<Member[]> {
 	return list;
 }
 
-async function orchestrator(authority: Authority, ports: { http: number; grpc: number }): Promise<Member> {
+function orchestrator(authority: Authority, ports: { http: number; grpc: number }): Member {
 	const name = 'orchestrator-1';
 	const folder = join(dataDir, name);
-	mkdirSync(folder, { recursive: true });
-	const idFile = join(folder, 'id');
-	if (!existsSync(idFile)) writeFileSync(idFile, randomBytes(16).toString('hex'));
-	const id = readFileSync(idFile, 'utf8');
-	await authority.issue(join(folder, 'tls'), { role: 'orchestrator', id, hosts: ['localhost', '127.0.0.1'] });
+	const prepare = async () => {
+		mkdirSync(folder, { recursive: true });
+		const idFile = join(folder, 'id');
+		if (!existsSync(idFile)) writeFileSync(idFile, randomBytes(16).toString('hex'));
+		const id = readFileSync(idFile, 'utf8');
+		await authority.issue(join(folder, 'tls'), { role: 'orchestrator', id, hosts: ['localhost', '127.0.0.1'] });
+	};
 	const env = {
 		DATA_DIR: folder,
 		NAME: name,
@@ -99,20 +103,26 @@ async function orchestrator(authority: Authority, ports: { http: number; grpc: n
 		GRPC_HOST: '127.0.0.1',
 		GRPC_PORT: String(ports.grpc),
 	};
-	return { name, role: 'orchestrator', dataDir: folder, httpPort: ports.http, grpcPort: ports.grpc, env, child: null };
+	const { http: httpPort, grpc: grpcPort } = ports;
+	return { name, role: 'orchestrator', dataDir: folder, httpPort, grpcPort, env, prepare, child: null };
 }
 
-async function worker(
+function worker(
 	authority: Authority,
 	index: number,
 	ports: { http: number; grpc: number; orchestrator: string },
-): Promise<Member> {
+): Member {
 	const name = `worker-${index}`;
 	const folder = join(dataDir, name);
-	mkdirSync(folder, { recursive: true });
-	const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], { encoding: 'utf8' });
-	const id = (JSON.parse(made) as { workerId: string }).workerId;
-	await authority.issue(join(folder, 'tls'), { role: 'worker', id, hosts: ['localhost', '127.0.0.1'] });
+	const prepare = async () => {
+		mkdirSync(folder, { recursive: true });
+		const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], {
+			encoding: 'utf8',
+			stdio: 'pipe',
+		});
+		const id = (JSON.parse(made) as { workerId: string }).workerId;
+		await authority.issue(join(folder, 'tls'), { role: 'worker', id, hosts: ['localhost', '127.0.0.1'] });
+	};
 	const env = {
 		DATA_DIR: folder,
 		NAME: name,
@@ -123,12 +133,14 @@ async function worker(
 		HTTP_PORT: String(ports.http),
 		ORCHESTRATORS: ports.orchestrator,
 	};
-	return { name, role: 'worker', dataDir: folder, httpPort: ports.http, grpcPort: ports.grpc, env, child: null };
+	const { http: httpPort, grpc: grpcPort } = ports;
+	return { name, role: 'worker', dataDir: folder, httpPort, grpcPort, env, prepare, child: null };
 }
 
 /** What a process may see of this one's environment: a worker must not get the master key. */
 function inherited(role: Member['role']): Record<string, string> {
-	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS', 'ZONE', 'DISK_RESERVE', 'CAPACITY'];
+	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS'];
+	const workerOnly = ['ZONE', 'ZONE_FILE', 'DISK_RESERVE', 'CAPACITY'];
 	const orchestratorOnly = [
 		'MASTER_KEY',
 		'MASTER_KEY_FILE',
@@ -141,15 +153,25 @@ function inherited(role: Member['role']): Record<string, string> {
 		'AUTH',
 		'WORKER_CONNECTIONS',
 	];
-	const names = role === 'orchestrator' ? [...common, ...orchestratorOnly] : common;
+	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(
 		names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] as string]])),
 	);
 }
 
-function start(member: Member): void {
+/** Resolves when it runs, or never will. Asked again, it may have another folder: identity and certificate come first. */
+async function start(member: Member): Promise<void> {
+	try {
+		await member.prepare();
+	} catch (error) {
+		const { stderr, message } = error as Error & { stderr?: string };
+		say(`${member.name} can't start: ${(stderr || message).trim()}`);
+		hintAt(member);
+		return;
+	}
+	if (stopping) return;
 	const { flags, env } = NODE_OPTIONS_OF[member.role];
-	const log = createWriteStream(join(member.dataDir, 'log'), { flags: 'a' });
+	const log = createWriteStream(logOf(member), { flags: 'a' });
 	const child = spawn(process.execPath, [...flags, join(ROOT, member.role, 'main.ts')], {
 		env: { ...inherited(member.role), ...env, ...member.env, DISTRO_PARENT_PIPE: '1' },
 		// A group of its own: Ctrl-C reaches this process only, which stops the others in order.
@@ -163,32 +185,46 @@ function start(member: Member): void {
 		lastWords = (lastWords + text.toString()).slice(-2000);
 		log.write(text);
 	});
-	child.on('exit', (code, signal) => {
+	// Not at `exit`: its last words may still be on their way.
+	child.on('close', (code, signal) => {
 		if (member.child !== child) return;
 		member.child = null;
 		if (stopping) return;
 		const why = signal ?? `exit code ${code}`;
 		say(`${member.name} is down (${why})${lastWords === '' ? '' : `: ${lastWords.trim()}`}`);
-		say(`  its log: ${join(member.dataDir, 'log')}; start it again with: make start NAME=${member.name}`);
+		hintAt(member);
 		save();
 	});
 }
 
+function hintAt(member: Member): void {
+	// Without an orchestrator nothing runs, and there is nobody who would start it again.
+	const again = started || member.role === 'worker' ? `; start it again with: make start NAME=${member.name}` : '';
+	say(`  its log: ${logOf(member)}${again}`);
+}
+
+function logOf(member: Member): string {
+	return join(member.dataDir, 'log');
+}
+
 async function startAll(all: readonly Member[]): Promise<void> {
 	say(`Starting ${all.length} processes on ${dataDir}`);
-	for (const member of all) start(member);
+	for (const member of all) await start(member);
 	const deadline = Date.now() + READY_TIMEOUT_MS;
 	const waiting = new Set(all);
+	let ready = 0;
 	while (waiting.size > 0 && !stopping) {
 		for (const member of waiting) {
 			if (member.child === null || Date.now() > deadline) {
-				say(`${member.name} did not become ready; see ${join(member.dataDir, 'log')}`);
+				waiting.delete(member);
+				if (member.child !== null) say(`${member.name} did not become ready; its log: ${logOf(member)}`);
+				if (member.role === 'worker') continue;
 				await stop(1);
 				return;
 			}
 			if (await isReady(member)) {
 				waiting.delete(member);
-				say(`  ready: ${member.name} (${all.length - waiting.size}/${all.length})`);
+				say(`  ready: ${member.name} (${++ready}/${all.length})`);
 			}
 		}
 		await sleep(POLL_MS);
@@ -198,10 +234,10 @@ async function startAll(all: readonly Member[]): Promise<void> {
 	save();
 	const http = urlOf(all[0] as Member);
 	say(`
-Distro is ready: ${http}
+Distro is ready: ${http}${ready < all.length ? `, but ${all.length - ready} of ${all.length - 1} workers are not` : ''}
 
-  curl -X POST ${http}/upload -F "file=@./README.md"
-  curl ${http}/download/<object_id> -o out
+  curl -X POST ${http}/upload -F "file=@./upload/payload.txt"
+  curl -X GET ${http}/download/<object_id> -o ./download/output.txt
   curl ${http}/cluster
 
 Processes and ports: ${join(dataDir, 'cluster.json')}. Ctrl-C stops all of them.
@@ -220,17 +256,19 @@ async function isReady(member: Member): Promise<boolean> {
 
 /** `make start NAME=…` puts a file here: only this process can be the parent of the one that comes back. */
 function watchStartRequests(all: readonly Member[]): void {
-	setInterval(() => {
+	const look = async () => {
 		for (const member of all) {
 			const request = startRequestPath(dataDir, member.name);
 			if (!existsSync(request)) continue;
 			rmSync(request, { force: true });
 			if (member.child !== null || stopping) continue;
 			say(`Starting ${member.name} again`);
-			start(member);
+			await start(member);
 			save();
 		}
-	}, POLL_MS);
+		setTimeout(look, POLL_MS);
+	};
+	setTimeout(look, POLL_MS);
 }
 
 function save(): void {
@@ -248,7 +286,8 @@ function save(): void {
 					},
 				],
 	);
-	if (started && !stopping) writeClusterFile(dataDir, { supervisor: process.pid, processes });
+	if (started && !stopping)
+		writeClusterFile(dataDir, { supervisor: process.pid, members: members.map(({ name }) => name), processes });
 }
 
 function urlOf(member: Member): string {
@@ -262,7 +301,7 @@ async function stop(code: unknown): Promise<void> {
 		process.exit(1);
 	}
 	stopping = true;
-	say('Stopping');
+	if (started) say('Stopping');
 	for (const role of ['orchestrator', 'worker'] as const) {
 		await Promise.all(members.filter((member) => member.role === role).map(stopOne));
 	}

@@ -16,6 +16,7 @@ function fail(sentence: string): never {
 if (name === undefined || !/^(worker|orchestrator)-\d+$/.test(name)) fail('Say which: make start NAME=worker-3');
 const cluster = readClusterFile(dataDir);
 if (cluster === null || !isAlive(cluster.supervisor)) fail(`No cluster runs on ${dataDir}: start it with make run.`);
+if (!cluster.members.includes(name)) fail(`This cluster has no ${name}, but ${cluster.members.join(', ')}.`);
 if (cluster.processes.some((process) => process.name === name && isAlive(process.pid))) fail(`${name} runs already.`);
 writeFileSync(startRequestPath(dataDir, name), '');
 const deadline = Date.now() + TIMEOUT_MS;
