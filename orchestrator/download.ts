@@ -18,6 +18,7 @@ import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, TAG_BYTES } from '../core/limits.ts
 import type { Segment } from '../core/model/segment.ts';
 import type { ByteSink, Clock, MemoryLease, MemoryPool, ShardTransport } from '../core/ports.ts';
 import { Gather, type GatherSource } from '../core/transfer/gather.ts';
+import { madeYoungBuffers } from '../platform/young-collection.ts';
 import type { Findings } from './findings.ts';
 import type { MetadataStore, ObjectRow } from './store.ts';
 import type { WorkerRegistry } from './workers.ts';
@@ -184,6 +185,7 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 			proved: false,
 			slots,
 			hedgeMs: deps.workers.hedgeMs,
+			mayHedge: (worker) => deps.workers.mayHedge(worker.workerId),
 			takes: () => taking,
 			onRow: (row) => {
 				let wrong = -1;
@@ -201,10 +203,7 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 			onEnd: () => settle(resolve),
 			onFailed: (error) => settle(() => reject(error)),
 			onFinding: ({ shardId, kind, detail }) => reportFinding(deps, segment, { shardId, kind, detail }),
-			onWorker: (worker, outcome) => {
-				if ('ms' in outcome) deps.workers.firstByte(worker.workerId, outcome.ms);
-				else deps.workers.failed(worker.workerId, outcome.error);
-			},
+			onWorker: (worker, outcome) => deps.workers.observe(worker.workerId, outcome),
 		});
 		sink.drained = () => {
 			taking = true;
@@ -267,6 +266,7 @@ class CellOpener {
 			const plaintextBytes = cellLength(segment, cell) - TAG_BYTES;
 			const decipher = createCellDecipher(key, ad, cell);
 			const plaintext = decipher.update(sealed.subarray(0, plaintextBytes));
+			madeYoungBuffers(plaintextBytes);
 			decipher.setAuthTag(sealed.subarray(plaintextBytes));
 			try {
 				decipher.final();

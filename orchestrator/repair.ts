@@ -204,6 +204,7 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 				proved: true,
 				slots: lease.slots,
 				hedgeMs: deps.workers.hedgeMs,
+				mayHedge: (worker) => deps.workers.mayHedge(worker.workerId),
 				takes: () => true,
 				onRow: (row) => {
 					const cell = row.cells[shardIndex] as Buffer;
@@ -228,9 +229,7 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 				},
 				onFailed: fail,
 				onFinding: ({ shardId: found, kind, detail }) => reportFinding(deps, segment, { shardId: found, kind, detail }),
-				onWorker: (other, outcome) => {
-					if ('error' in outcome) deps.workers.failed(other.workerId, outcome.error);
-				},
+				onWorker: (other, outcome) => deps.workers.observe(other.workerId, outcome),
 			});
 			onAbort = () => fail(new DistroError('canceled', 'this process is stopping'));
 			signal.addEventListener('abort', onAbort, { once: true });

@@ -32,6 +32,7 @@ import { chooseRedundancy, quorum, type RedundancyPolicy } from '../core/model/r
 import type { Segment, SegmentShape } from '../core/model/segment.ts';
 import type { Clock, MemoryLease, Random, ShardTransport } from '../core/ports.ts';
 import { Scatter, type ScatterTarget } from '../core/transfer/scatter.ts';
+import { madeYoungBuffers } from '../platform/young-collection.ts';
 import type { Keyring, WrappedDataKey } from './keyring.ts';
 import type { ObjectInfo, Upload, UploadOptions } from './objects.types.ts';
 import type { Commit, IntendedShard, MetadataStore, ObjectRow } from './store.ts';
@@ -159,6 +160,8 @@ export class UploadSession implements Upload {
 	write(chunk: Buffer): boolean {
 		if (this.#over || chunk.length === 0) return true;
 		this.#sizeBytes += chunk.length;
+		// The chunk, and what the cipher makes of it.
+		madeYoungBuffers(2 * chunk.length);
 		const { sizeHintBytes } = this.#options;
 		if (sizeHintBytes !== null && this.#sizeBytes > sizeHintBytes) {
 			this.#fail(new DistroError('invalid', `more bytes came than the ${sizeHintBytes} that were announced`));

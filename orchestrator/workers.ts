@@ -13,7 +13,7 @@ import type { WorkerId } from '../core/ids.ts';
 import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS } from '../core/limits.ts';
 import { type WorkerState, workerState } from '../core/model/health.ts';
 import type { Receipt } from '../core/model/receipt.ts';
-import type { PolicyWorker } from '../core/model/redundancy.ts';
+import { type PolicyWorker, slowerThanMs } from '../core/model/redundancy.ts';
 import type { Clock, WorkerRef } from '../core/ports.ts';
 import type { MetadataStore, WorkerRow } from './store.ts';
 
@@ -26,6 +26,12 @@ const SAVE_EVERY_MS = 30_000;
 /** First-byte times kept for the hedge's p95. */
 const LATENCY_SAMPLES = 256;
 const EWMA_WEIGHT = 0.1;
+/** A latency that nobody has measured again for this long says nothing any more: a slow worker gets another chance. */
+const LATENCY_TTL_MS = 30_000;
+/** Hedges are at most this share of reads (Dean and Barroso, The Tail at Scale), beyond those against silent workers. */
+const HEDGE_SHARE = 0.05;
+const HEDGE_BURST = 4;
+const SLOW_CACHE_MS = 250;
 
 export interface WorkerStats {
 	readonly bytesTotal: number;
@@ -45,6 +51,9 @@ interface Entry {
 	lastBeatMs: number;
 	savedAtMs: number;
 	latencyMs: number | undefined;
+	measuredAtMs: number;
+	/** When a read last got bytes from it. */
+	heardAtMs: number;
 	penaltyUntilMs: number;
 }
 
@@ -69,6 +78,8 @@ export class WorkerRegistry {
 	readonly #samplesMs: number[] = [];
 	#sampleAt = 0;
 	#hedgeMs = HEDGE_DEFAULT_MS;
+	#hedgeTokens = HEDGE_BURST;
+	#slow = { ms: Number.POSITIVE_INFINITY, untilMs: Number.NEGATIVE_INFINITY };
 
 	constructor(deps: { store: MetadataStore; clock: Clock; onNameTaken?: (change: NameTaken) => void }) {
 		this.#store = deps.store;
@@ -174,6 +185,8 @@ export class WorkerRegistry {
 			lastBeatMs: this.#clock.monotonicMs(),
 			savedAtMs: 0,
 			latencyMs: undefined,
+			measuredAtMs: 0,
+			heardAtMs: Number.NEGATIVE_INFINITY,
 			penaltyUntilMs: 0,
 		});
 	}
@@ -193,10 +206,30 @@ export class WorkerRegistry {
 		return entry === undefined ? 'unknown' : this.#state(entry);
 	}
 
-	/** Ready, and not passed over just now because it failed or lagged. */
+	/** Ready, and not passed over just now because it failed, lagged or is far slower than the others. */
 	isGood(workerId: WorkerId): boolean {
 		const entry = this.#workers.get(workerId);
-		return entry !== undefined && this.#state(entry) === 'ready' && entry.penaltyUntilMs <= this.#clock.monotonicMs();
+		if (entry === undefined || this.#state(entry) !== 'ready') return false;
+		const latencyMs = this.#latencyMs(entry);
+		return latencyMs === undefined || latencyMs <= this.#slowerThanMs();
+	}
+
+	/** Its latency as far as it is known now; far off any median for one that failed. */
+	#latencyMs(entry: Entry): number | undefined {
+		const nowMs = this.#clock.monotonicMs();
+		if (entry.penaltyUntilMs > nowMs) return PENALTY_LATENCY_MS;
+		return nowMs - entry.measuredAtMs < LATENCY_TTL_MS ? entry.latencyMs : undefined;
+	}
+
+	#slowerThanMs(): number {
+		const nowMs = this.#clock.monotonicMs();
+		if (nowMs >= this.#slow.untilMs) {
+			const latenciesMs = [...this.#workers.values()]
+				.filter((entry) => this.#state(entry) === 'ready')
+				.map((entry) => this.#latencyMs(entry));
+			this.#slow = { ms: slowerThanMs(latenciesMs), untilMs: nowMs + SLOW_CACHE_MS };
+		}
+		return this.#slow.ms;
 	}
 
 	ref(workerId: WorkerId): WorkerRef | null {
@@ -213,28 +246,43 @@ export class WorkerRegistry {
 
 	/** As the policy sees them. */
 	policyWorkers(): readonly PolicyWorker[] {
-		const nowMs = this.#clock.monotonicMs();
 		return [...this.#workers.values()].map((entry) => ({
 			workerId: entry.row.workerId,
 			name: entry.row.name,
 			zone: entry.row.zone,
 			state: this.#state(entry),
 			bytesFree: entry.stats?.bytesFree ?? 0,
-			latencyMs: entry.penaltyUntilMs > nowMs ? PENALTY_LATENCY_MS : entry.latencyMs,
+			latencyMs: this.#latencyMs(entry),
 		}));
 	}
 
 	/** Lower is better: what reads rank their sources by. */
 	score(workerId: WorkerId): number {
 		const entry = this.#workers.get(workerId);
-		return entry === undefined ? Number.POSITIVE_INFINITY : (entry.latencyMs ?? 1);
+		return entry === undefined ? Number.POSITIVE_INFINITY : (this.#latencyMs(entry) ?? 1);
 	}
 
-	/** A read's first byte came after `ms`. */
-	firstByte(workerId: WorkerId, ms: number): void {
+	/** What a read saw of a worker (core/transfer/gather.ts). */
+	observe(workerId: WorkerId, outcome: { error: DistroError } | { laggedMs: number } | { ms: number } | 'cell'): void {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined) return;
-		entry.latencyMs = entry.latencyMs === undefined ? ms : entry.latencyMs + EWMA_WEIGHT * (ms - entry.latencyMs);
+		if (outcome === 'cell') entry.heardAtMs = this.#clock.monotonicMs();
+		else if ('error' in outcome) this.failed(workerId, outcome.error);
+		else if ('laggedMs' in outcome) {
+			// Slower than that, by how much nobody knows: left out, the tail would look better than it is.
+			this.#measured(entry, outcome.laggedMs);
+			if (this.#isSilent(entry)) entry.penaltyUntilMs = this.#clock.monotonicMs() + PENALTY_MS;
+		} else {
+			entry.heardAtMs = this.#clock.monotonicMs();
+			this.#hedgeTokens = Math.min(HEDGE_BURST, this.#hedgeTokens + HEDGE_SHARE);
+			this.#measured(entry, outcome.ms);
+		}
+	}
+
+	#measured(entry: Entry, ms: number): void {
+		const before = this.#latencyMs(entry);
+		entry.latencyMs = before === undefined ? ms : before + EWMA_WEIGHT * (ms - before);
+		entry.measuredAtMs = this.#clock.monotonicMs();
 		this.#samplesMs[this.#sampleAt % LATENCY_SAMPLES] = ms;
 		if (++this.#sampleAt % LATENCY_SAMPLES !== 0) return;
 		const sorted = this.#samplesMs.toSorted((a, b) => a - b);
@@ -242,7 +290,21 @@ export class WorkerRegistry {
 		this.#hedgeMs = Math.min(HEDGE_MAX_MS, Math.max(HEDGE_MIN_MS, 2 * p95Ms));
 	}
 
-	/** It broke a transfer, or lagged: passed over for a while. A refusal for want of room says nothing about its speed. */
+	/** It sends nobody anything: not just slow to one reader, as everyone is on a busy machine. */
+	#isSilent(entry: Entry): boolean {
+		return this.#clock.monotonicMs() - entry.heardAtMs > this.#hedgeMs;
+	}
+
+	/** Whether a read may leave this worker, which lags. Those that answer nobody are left at once, others within a share. */
+	mayHedge(workerId: WorkerId): boolean {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined || this.#isSilent(entry)) return true;
+		if (this.#hedgeTokens < 1) return false;
+		this.#hedgeTokens--;
+		return true;
+	}
+
+	/** It broke a transfer, or lagged in a write: passed over for a while. A refusal for want of room says nothing about its speed. */
 	failed(workerId: WorkerId, error: DistroError): void {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined) return;

@@ -13,7 +13,12 @@ export function writeFileDurably(path: string, text: string, options: { mode: nu
 		closeSync(file);
 	}
 	renameSync(temporary, path);
-	const folder = openSync(dirname(path), 'r');
+	syncFolder(dirname(path));
+}
+
+/** Makes the names in a folder durable. */
+export function syncFolder(path: string): void {
+	const folder = openSync(path, 'r');
 	try {
 		fsyncSync(folder);
 	} finally {

@@ -36,6 +36,7 @@ import {
 	STAT_PATH,
 	STREAM_WINDOW_BYTES,
 } from './shard-wire.ts';
+import { madeYoungBuffers } from './young-collection.ts';
 
 const REQUEST_MAX_BYTES = 1024 * 1024;
 const MAX_STREAMS = 1000;
@@ -229,6 +230,7 @@ function servePut(call: Call, handlers: ShardHandlers): void {
 		maxPartBytes: TRAILER_MAX_BYTES,
 		events: {
 			bytes: (chunk) => {
+				madeYoungBuffers(chunk.length);
 				if (shard === null) throw new DistroError('invalid', 'a cell before the header');
 				if (finishing) throw new DistroError('invalid', 'a cell after the trailer');
 				if (!shard.bytes(chunk)) stream.pause();

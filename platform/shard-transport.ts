@@ -46,6 +46,7 @@ import {
 	STAT_PATH,
 	STREAM_WINDOW_BYTES,
 } from './shard-wire.ts';
+import { madeYoungBuffers } from './young-collection.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
 const UNARY_MAX_BYTES = 1024 * 1024;
@@ -405,6 +406,7 @@ class GetStream implements ShardGet {
 			maxPartBytes: TRAILER_MAX_BYTES,
 			events: {
 				bytes: (chunk) => {
+					madeYoungBuffers(chunk.length);
 					if (this.#over) return;
 					restBytes -= chunk.length;
 					if (restBytes < 0) throw new DistroError('corrupt', 'the worker sent more than was asked for');

@@ -17,7 +17,7 @@ import { DistroError } from '../core/errors.ts';
 import { isId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
-import { writeFileDurably } from '../platform/files.ts';
+import { syncFolder, writeFileDurably } from '../platform/files.ts';
 import { IDENTITY_FILE } from './identity.ts';
 import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
@@ -31,18 +31,7 @@ const PURGE_EVERY_MS = 60 * 60_000;
 /** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
 export type FileCalls = Pick<
 	typeof fs,
-	| 'open'
-	| 'write'
-	| 'writev'
-	| 'read'
-	| 'fsync'
-	| 'link'
-	| 'rename'
-	| 'unlink'
-	| 'close'
-	| 'statfs'
-	| 'fstat'
-	| 'access'
+	'open' | 'write' | 'read' | 'fsync' | 'link' | 'rename' | 'unlink' | 'mkdir' | 'close' | 'statfs' | 'fstat' | 'access'
 >;
 
 export interface DiskStoreOptions {
@@ -62,7 +51,8 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 	const { dataDir, workerId } = options;
 	const sentinel = join(dataDir, SENTINEL);
 	if (!fs.existsSync(sentinel)) {
-		if (fs.existsSync(join(dataDir, 'shards'))) {
+		// Empty folders are a formatting that was cut off.
+		if (hasFiles(join(dataDir, 'shards'))) {
 			throw new DistroError(
 				'unavailable',
 				`${dataDir} has shards and no ${SENTINEL}: mount the right volume, or restore the file`,
@@ -70,6 +60,7 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 		}
 		for (const folder of ['tmp', 'trash', 'shards']) fs.mkdirSync(join(dataDir, folder), { recursive: true });
 		for (let i = 0; i < 256; i++) fs.mkdirSync(join(dataDir, 'shards', hexByte(i)), { recursive: true });
+		syncFolder(join(dataDir, 'shards'));
 		writeFileDurably(sentinel, `${JSON.stringify({ version: VERSION, workerId })}\n`, { mode: 0o644 });
 	}
 	const volume = JSON.parse(fs.readFileSync(sentinel, 'utf8')) as { version?: number; workerId?: string };
@@ -143,7 +134,8 @@ export class DiskShardStore implements ShardStore {
 	/** Removes the trash of days that ended more than the keeping time ago. */
 	async purgeTrash(nowMs: number): Promise<void> {
 		for (const day of await fs.promises.readdir(this.#path('trash'))) {
-			if (Date.parse(day) + DAY_MS + this.#trashKeepMs > nowMs) continue;
+			// Written so that what is no day stays.
+			if (!(Date.parse(day) + DAY_MS + this.#trashKeepMs <= nowMs)) continue;
 			await fs.promises.rm(this.#path('trash', day), { recursive: true, force: true });
 		}
 	}
@@ -250,15 +242,15 @@ export class DiskShardStore implements ShardStore {
 		await this.#online();
 		const day = new Date(this.#clock.nowMs()).toISOString().slice(0, 10);
 		const trash = this.#path('trash', day);
-		await fs.promises.mkdir(trash, { recursive: true });
 		const folders = new Set<FolderSync>([this.#folderAt(trash)]);
+		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#file(shardId);
 			try {
 				const { size } = await fs.promises.stat(file);
-				await fs.promises.rename(file, join(trash, shardId));
+				await this.#rename(file, join(trash, shardId));
 				this.#shards--;
 				this.#usedBytes -= size;
 				folders.add(this.#folder(shardId));
@@ -267,6 +259,24 @@ export class DiskShardStore implements ShardStore {
 			}
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
+	}
+
+	/** Whether it was not there before. */
+	#makeFolder(path: string): Promise<boolean> {
+		return new Promise((resolve, reject) => {
+			this.#files.mkdir(path, (error) => {
+				if (error === null) resolve(true);
+				else if (error.code === 'EEXIST') resolve(false);
+				else reject(foreign(error));
+			});
+		});
+	}
+
+	/** Rejects with the system's own error. */
+	#rename(from: string, to: string): Promise<void> {
+		return new Promise((resolve, reject) => {
+			this.#files.rename(from, to, (error) => (error === null ? resolve() : reject(error)));
+		});
 	}
 
 	async list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]> {
@@ -351,10 +361,14 @@ export class DiskShardStore implements ShardStore {
 	}
 }
 
-/** Syncs one folder; calls that come while one runs share the next. */
+/**
+ * Syncs one folder; calls that come while one runs share the next. Once a sync has failed every later one does, until the
+ * next start: the system tells of lost pages once, and a second sync would say that all is well.
+ */
 class FolderSync {
 	readonly #path: string;
 	readonly #files: FileCalls;
+	#failure: DistroError | null = null;
 	#running: Promise<void> | null = null;
 	#next: Promise<void> | null = null;
 
@@ -364,6 +378,7 @@ class FolderSync {
 	}
 
 	sync(): Promise<void> {
+		if (this.#failure !== null) return Promise.reject(this.#failure);
 		if (this.#running === null) {
 			this.#running = this.#run().finally(() => {
 				this.#running = null;
@@ -387,8 +402,9 @@ class FolderSync {
 				if (openError !== null) return reject(foreign(openError));
 				files.fsync(fd, (error) => {
 					files.close(fd, () => {});
-					if (error === null || error === undefined) resolve();
-					else reject(foreign(error));
+					if (error === null || error === undefined) return resolve();
+					this.#failure = foreign(error);
+					reject(this.#failure);
 				});
 			});
 		});
@@ -412,59 +428,72 @@ class DiskWriter implements ShardWriter {
 	#fd: number | null = null;
 	#bytes = 0;
 	#state: 'writing' | 'committing' | 'ended' = 'writing';
+	/** What is under way: an abort waits for it, and never pulls the file from under it. */
 	#pending: Promise<void> = Promise.resolve();
+	#aborting: Promise<void> | null = null;
 
 	constructor(parts: DiskWriterParts) {
 		this.#o = parts;
 	}
 
 	open(): Promise<void> {
-		return new Promise((resolve, reject) => {
+		const opened = new Promise<void>((resolve, reject) => {
 			this.#o.files.open(this.#o.temporary, 'wx', 0o600, (error, fd) => {
 				if (error !== null) return reject(foreign(error));
 				this.#fd = fd;
 				resolve();
 			});
 		});
+		this.#pending = opened.catch(() => {});
+		return opened;
 	}
 
 	write(bytes: Buffer, done: (error: Error | null) => void): void {
+		const fd = this.#fd;
+		if (fd === null || this.#state !== 'writing' || this.#aborting !== null) {
+			done(givenUp());
+			return;
+		}
 		this.#pending = new Promise((settled) => {
-			const finish = (error: Error | null) => {
+			this.#append(fd, bytes, (error) => {
 				settled();
 				done(error);
-			};
-			if (this.#fd === null || this.#state !== 'writing') {
-				finish(new DistroError('canceled', 'the shard was given up'));
-				return;
-			}
-			const fd = this.#fd;
-			let at = 0;
-			const more = () =>
-				this.#o.files.write(fd, bytes, at, bytes.length - at, this.#bytes, (error, count) => {
-					if (error !== null) return finish(foreign(error));
-					at += count;
-					this.#bytes += count;
-					if (at < bytes.length) more();
-					else finish(null);
-				});
-			more();
+			});
 		});
 	}
 
-	async commit(trailer: Buffer): Promise<void> {
-		const { files, temporary, final, folder, clock, expiresAtMs, ended } = this.#o;
+	#append(fd: number, bytes: Buffer, done: (error: Error | null) => void): void {
+		let at = 0;
+		const more = () =>
+			this.#o.files.write(fd, bytes, at, bytes.length - at, this.#bytes, (error, count) => {
+				if (error !== null) return done(foreign(error));
+				at += count;
+				this.#bytes += count;
+				if (at < bytes.length) more();
+				else done(null);
+			});
+		more();
+	}
+
+	commit(trailer: Buffer): Promise<void> {
 		const fd = this.#fd;
-		if (this.#state !== 'writing' || fd === null) throw new DistroError('canceled', 'the shard was given up');
-		const padding = Buffer.alloc(trailerOffset(this.#bytes) - this.#bytes);
-		const end = Buffer.concat([padding, trailer]);
-		await new Promise<void>((resolve, reject) => {
-			this.write(end, (error) => (error === null ? resolve() : reject(error)));
-		});
+		if (fd === null || this.#state !== 'writing' || this.#aborting !== null) return Promise.reject(givenUp());
 		this.#state = 'committing';
+		const committed = this.#commit(fd, trailer);
+		this.#pending = committed.catch(() => {});
+		return committed;
+	}
+
+	async #commit(fd: number, trailer: Buffer): Promise<void> {
+		const { files, temporary, final, folder, clock, expiresAtMs, ended } = this.#o;
+		const padding = Buffer.alloc(trailerOffset(this.#bytes) - this.#bytes);
+		await new Promise<void>((resolve, reject) => {
+			this.#append(fd, Buffer.concat([padding, trailer]), (error) => (error === null ? resolve() : reject(error)));
+		});
 		await new Promise<void>((resolve, reject) => {
 			files.fsync(fd, (error) => (error === null || error === undefined ? resolve() : reject(foreign(error))));
 		});
+		if (this.#aborting !== null) throw givenUp();
 		if (clock.monotonicMs() > expiresAtMs) throw new DistroError('expired', 'the deadline of this shard has passed');
 		// A link refuses a taken name, which a rename would silently replace.
 		await new Promise<void>((resolve, reject) => {
@@ -475,7 +504,6 @@ class DiskWriter implements ShardWriter {
 			});
 		});
 		files.close(fd, () => {});
-		this.#fd = null;
 		// The temporary name may stay until the next start if this fails: it is only a second name.
 		files.unlink(temporary, () => {});
 		this.#state = 'ended';
@@ -483,13 +511,18 @@ class DiskWriter implements ShardWriter {
 		await folder.sync();
 	}
 
-	async abort(): Promise<void> {
+	abort(): Promise<void> {
+		this.#aborting ??= this.#abort();
+		return this.#aborting;
+	}
+
+	async #abort(): Promise<void> {
+		await this.#pending;
+		// What was linked by then is a shard.
 		if (this.#state === 'ended') return;
 		this.#state = 'ended';
-		await this.#pending;
 		const { files, temporary, ended } = this.#o;
 		const fd = this.#fd;
-		this.#fd = null;
 		if (fd !== null) await new Promise<void>((resolve) => files.close(fd, () => resolve()));
 		await new Promise<void>((resolve) => files.unlink(temporary, () => resolve()));
 		ended(null);
@@ -502,6 +535,10 @@ function unreadable(error: Error, shardId: ShardId): DistroError {
 	return new DistroError('corrupt', `shard ${shardId} can't be read from its disk`, { cause: error });
 }
 
+function givenUp(): DistroError {
+	return new DistroError('canceled', 'the shard was given up');
+}
+
 /** Errors of the file system, as what the caller can do about them. */
 function foreign(error: Error): DistroError {
 	const { code } = error as NodeJS.ErrnoException;
@@ -509,6 +546,11 @@ function foreign(error: Error): DistroError {
 		return new DistroError('exhausted', 'the volume is full', { cause: error });
 	if (code === 'EEXIST') return new DistroError('exists', 'this shard is being written', { cause: error });
 	return new DistroError('unavailable', `the volume fails: ${code ?? error.message}`, { cause: error });
+}
+
+function hasFiles(folder: string): boolean {
+	if (!fs.existsSync(folder)) return false;
+	return fs.readdirSync(folder, { withFileTypes: true, recursive: true }).some((entry) => !entry.isDirectory());
 }
 
 function hexByte(value: number): string {

@@ -138,9 +138,7 @@ function eligible(workers: readonly PolicyWorker[]): Pool {
 	const usable = workers.filter(({ state }) => state === 'ready');
 	const roomy = usable.filter(({ bytesFree }) => bytesFree >= MIN_FREE_BYTES);
 	const full = usable.length - roomy.length;
-	const known = roomy.flatMap(({ latencyMs }) => (latencyMs === undefined ? [] : [latencyMs])).sort((a, b) => a - b);
-	const medianMs = known[Math.floor(known.length / 2)] ?? 0;
-	const slowMs = Math.max(SLOW_FLOOR_MS, medianMs * SLOW_FACTOR);
+	const slowMs = slowerThanMs(roomy.map(({ latencyMs }) => latencyMs));
 	const isSlow = ({ latencyMs }: PolicyWorker) => latencyMs !== undefined && latencyMs > slowMs;
 	const quick = roomy.filter((worker) => !isSlow(worker));
 	// Slow workers are passed over only while the others will do.
@@ -152,6 +150,13 @@ function eligible(workers: readonly PolicyWorker[]): Pool {
 	if (full > 0) notes.push(`${full} ${full === 1 ? 'has' : 'have'} no room`);
 	if (candidates.length < roomy.length) notes.push(`${roomy.length - candidates.length} too slow just now`);
 	return { candidates, zones: new Set(candidates.map(({ zone }) => zone)).size, notes, full };
+}
+
+/** Workers with a latency above this are far off the median of those known. */
+export function slowerThanMs(latenciesMs: readonly (number | undefined)[]): number {
+	const known = latenciesMs.filter((latencyMs) => latencyMs !== undefined).sort((a, b) => a - b);
+	const medianMs = known[Math.floor(known.length / 2)] ?? 0;
+	return Math.max(SLOW_FLOOR_MS, medianMs * SLOW_FACTOR);
 }
 
 function wantedK(size: SegmentSize): { k: number; why: string } {

@@ -52,8 +52,10 @@ export interface GatherOptions {
 	readonly proved: boolean;
 	/** Row slots, each with room for n cells. */
 	readonly slots: readonly Buffer[];
-	/** A worker that is this much behind the others is replaced. */
+	/** A worker that is this much behind the others is replaced, if `mayHedge` agrees. */
 	readonly hedgeMs: number;
+	/** Hedges cost as much as reads: a cluster that is busy as a whole must not be asked for more because it is busy. */
+	readonly mayHedge: (worker: WorkerRef) => boolean;
 	/**
 	 * Rows in order. Answers the shard index of a wanted cell that proved wrong (cipher tag), else -1. A row that was found
 	 * wrong comes again; what the consumer took of it already it must remember itself.
@@ -69,8 +71,11 @@ export interface GatherOptions {
 		kind: 'missing' | 'corrupt';
 		detail: string;
 	}) => void;
-	/** A worker failed, or lagged (`timeout`); for health. `ms`: until its first byte came. */
-	readonly onWorker?: (worker: WorkerRef, outcome: { error: DistroError } | { ms: number }) => void;
+	/** For health: a worker failed, was replaced after `laggedMs`, sent its first byte after `ms`, or one more cell. */
+	readonly onWorker?: (
+		worker: WorkerRef,
+		outcome: { error: DistroError } | { laggedMs: number } | { ms: number } | 'cell',
+	) => void;
 }
 
 interface Stream {
@@ -357,6 +362,7 @@ export class Gather {
 		}
 		stream.row++;
 		stream.filledBytes = 0;
+		this.#o.onWorker?.(stream.source.worker, 'cell');
 	}
 
 	/** The state of a row that has or may have a slot; null for one that was delivered and released. */
@@ -552,8 +558,11 @@ export class Gather {
 	}
 
 	#armWatchdog(): void {
-		this.#cancelWatchdog = this.#o.clock.schedule(Math.max(5, this.#o.hedgeMs / 2), () => {
-			this.#hedge();
+		const everyMs = Math.max(5, this.#o.hedgeMs / 2);
+		const armedAtMs = this.#o.clock.monotonicMs();
+		this.#cancelWatchdog = this.#o.clock.schedule(everyMs, () => {
+			// When this comes late the process itself was held up, and what the workers sent meanwhile is still unread.
+			if (this.#o.clock.monotonicMs() - armedAtMs < 1.5 * everyMs) this.#hedge();
 			if (!this.#over) this.#armWatchdog();
 		});
 	}
@@ -568,11 +577,13 @@ export class Gather {
 		if (laggards.length === 0) return;
 		const othersAtMs = row.count > 0 ? Math.max(row.lastAtMs, this.#waitingSinceMs) : this.#waitingSinceMs;
 		const othersTookMs = row.count > 0 ? Math.max(0, row.lastAtMs - this.#waitingSinceMs) : 0;
-		if (nowMs - othersAtMs < Math.max(this.#o.hedgeMs, 2 * othersTookMs)) return;
-		// Where bytes come, if slowly, everything is slow: asking others would add to the load.
-		for (const laggard of laggards) {
-			this.#slow.add(laggard.source.shardIndex);
-			this.#o.onWorker?.(laggard.source.worker, { error: new DistroError('timeout', 'lags behind the others') });
+		const laggedMs = nowMs - othersAtMs;
+		if (laggedMs < Math.max(this.#o.hedgeMs, 2 * othersTookMs)) return;
+		const replaced = laggards.filter(({ source }) => this.#o.mayHedge(source.worker));
+		if (replaced.length === 0) return;
+		for (const { source } of replaced) {
+			this.#slow.add(source.shardIndex);
+			this.#o.onWorker?.(source.worker, { laggedMs });
 		}
 		this.#begin();
 		this.#pump();

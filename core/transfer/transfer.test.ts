@@ -143,7 +143,14 @@ function sourcesOf(targets: readonly (ScatterTarget | null)[], placements: reado
 async function gatherAll(
 	transport: MemoryTransport,
 	stored: Stored,
-	o: { sources: GatherSource[]; rows?: [number, number]; wrongOnce?: number; hedgeMs?: number; want?: number },
+	o: {
+		sources: GatherSource[];
+		rows?: [number, number];
+		wrongOnce?: number;
+		hedgeMs?: number;
+		mayHedge?: () => boolean;
+		want?: number;
+	},
 ): Promise<{ bytes: Buffer; findings: { shardIndex: number; kind: string }[] }> {
 	const { shape, result } = stored;
 	const [firstRow, lastRow] = o.rows ?? [0, (o.want === undefined ? rows(shape) : shardRows(shape, o.want)) - 1];
@@ -168,6 +175,7 @@ async function gatherAll(
 			proved: o.want !== undefined,
 			slots,
 			hedgeMs: o.hedgeMs ?? 60,
+			mayHedge: o.mayHedge ?? (() => true),
 			takes: () => true,
 			onRow: (row) => {
 				if (wrongOnce >= 0 && row.cells[wrongOnce] != null) {
@@ -328,6 +336,16 @@ describe('gather', () => {
 		const got = await gatherAll(transport, segment, { sources: sourcesOf(targets, segment.result.placements) });
 		expect(got.bytes.equals(segment.bytes)).toBe(true);
 		expect(got.findings).toEqual([]);
+	});
+
+	test('a laggard that may not be hedged is waited for', async () => {
+		const { transport, targets, segment } = await stored();
+		transport.faultsOf((targets[0] as ScatterTarget).worker.workerId).frozen = true;
+		let asked = 0;
+		const sources = sourcesOf(targets, segment.result.placements);
+		const got = await gatherAll(transport, segment, { sources, hedgeMs: 10, mayHedge: () => ++asked > 3 });
+		expect(asked).toBe(4);
+		expect(got.bytes.equals(segment.bytes)).toBe(true);
 	});
 
 	test('two frozen workers, and one of them also the only other choice: still right', async () => {

@@ -1,0 +1,400 @@
+/** The disk adapter: the contract, crash points at every file call, failing disks, and volumes that are not what they should be. */
+
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, test } from 'vitest';
+import { decodeTrailer, trailerOffset } from '../core/codec/trailer.ts';
+import type { ErrorKind } from '../core/errors.ts';
+import { newId, type ShardId, type WorkerId } from '../core/ids.ts';
+import { SMALL_CELL_BYTES, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import { ManualClock, seededRandom } from '../test/support/clock.ts';
+import { describeShardStore } from './store.contract.ts';
+import { type MadeShard, makeShard, putShard, readCells } from './store.fixtures.ts';
+import type { ShardStore } from './store.ts';
+import { type DiskShardStore, type DiskStoreOptions, type FileCalls, openDiskStore } from './store-disk.ts';
+import { failingFiles, interceptFiles, PowerCutDisk, type Survival } from './store-disk-faults.ts';
+
+const random = seededRandom('disk store');
+const workerId = newId<WorkerId>(random);
+const made: string[] = [];
+
+function newFolder(): string {
+	const folder = fs.mkdtempSync(join(tmpdir(), 'distro-volume-'));
+	made.push(folder);
+	return folder;
+}
+
+afterEach(() => {
+	for (const folder of made.splice(0)) fs.rmSync(folder, { recursive: true, force: true });
+});
+
+function open(dataDir: string, options: Partial<DiskStoreOptions> = {}): Promise<DiskShardStore> {
+	return openDiskStore({ dataDir, workerId, clock: new ManualClock(), reserveBytes: 0, ...options });
+}
+
+const failing = (kind: ErrorKind) => expect.objectContaining({ name: 'DistroError', kind });
+
+/** A shard whose file lies in the same folder as the others'. */
+const neighbour = () => makeShard(random, { cells: 2, shardId: `ab${newId<ShardId>(random).slice(2)}` as ShardId });
+
+function filesUnder(folder: string): string[] {
+	return fs
+		.readdirSync(folder, { withFileTypes: true, recursive: true })
+		.filter((entry) => entry.isFile())
+		.map(({ name }) => name);
+}
+
+function removeFiles(folder: string): void {
+	for (const entry of fs.readdirSync(folder, { withFileTypes: true, recursive: true })) {
+		if (entry.isFile()) fs.rmSync(join(entry.parentPath, entry.name));
+	}
+}
+
+describeShardStore('disk', async ({ clock, roomBytes, trashKeepMs }) => {
+	const dataDir = newFolder();
+	const options = { clock, capacityBytes: roomBytes, trashKeepMs };
+	let store = await open(dataDir, options);
+	const sentinel = join(dataDir, 'volume.json');
+	return {
+		store,
+		reopen: async () => {
+			await store.close();
+			store = await open(dataDir, options);
+			return store;
+		},
+		setOnline: (online) => {
+			if (online) fs.renameSync(`${sentinel}.away`, sentinel);
+			else fs.renameSync(sentinel, `${sentinel}.away`);
+		},
+		trashed: () => filesUnder(join(dataDir, 'trash')) as ShardId[],
+		temporary: () => filesUnder(join(dataDir, 'tmp')).length,
+		dispose: () => store.close(),
+	};
+});
+
+/** What a scenario was promised. */
+interface Promises {
+	readonly stored: Set<ShardId>;
+	readonly deleting: Set<ShardId>;
+	readonly deleted: Set<ShardId>;
+}
+
+/** Two puts at once into one folder, a delete, and one more put. Goes on after failures. */
+async function scenario(store: ShardStore, shards: readonly MadeShard[], promises: Promises): Promise<void> {
+	const [first, second, third] = shards as [MadeShard, MadeShard, MadeShard];
+	const put = (shard: MadeShard) =>
+		putShard(store, shard, { pieceBytes: SMALL_CELL_BYTES }).then(
+			() => promises.stored.add(shard.shardId),
+			() => {},
+		);
+	await Promise.all([put(first), put(second)]);
+	promises.deleting.add(first.shardId);
+	await store.delete([first.shardId]).then(
+		() => promises.deleted.add(first.shardId),
+		() => {},
+	);
+	await put(third);
+}
+
+/** Each shard is whole or not there; promised ones are there, deleted ones are not. */
+async function expectKept(store: ShardStore, shards: readonly MadeShard[], promises: Promises): Promise<void> {
+	const listed = await store.list({ after: null, limit: 100 });
+	for (const shard of shards) {
+		const { shardId, cells } = shard;
+		if (promises.stored.has(shardId) && !promises.deleting.has(shardId)) expect(listed).toContain(shardId);
+		if (promises.deleted.has(shardId)) expect(listed).not.toContain(shardId);
+		if (listed.includes(shardId)) {
+			const trailer = await store.trailer(shardId);
+			expect(trailer.equals(shard.trailer)).toBe(true);
+			expect(decodeTrailer(trailer)).toEqual(shard.parts);
+			expect((await readCells(store, shardId, { offset: 0, length: cells.length })).equals(cells)).toBe(true);
+		} else {
+			await expect(store.open(shardId)).rejects.toEqual(failing('not_found'));
+		}
+	}
+	for (const shardId of listed) expect(shards.map((shard) => shard.shardId)).toContain(shardId);
+}
+
+const nothingPromised = (): Promises => ({ stored: new Set(), deleting: new Set(), deleted: new Set() });
+
+describe('crash points', () => {
+	const survivals: Survival[] = ['only what was synced', 'names before bytes'];
+	for (const survival of survivals) {
+		for (const done of [false, true]) {
+			test(`power cut ${done ? 'after' : 'before'} each file call: ${survival}`, async () => {
+				let stored = 0;
+				let points = 0;
+				const dataDir = newFolder();
+				await (await open(dataDir)).close();
+				for (let cutAt = 1; ; cutAt++) {
+					const disk = new PowerCutDisk(dataDir, { cutAt, done });
+					const store = await open(dataDir, { files: disk.files });
+					const shards = [neighbour(), neighbour(), neighbour()];
+					const promises = nothingPromised();
+					const ended = await Promise.race([
+						scenario(store, shards, promises).then(() => true),
+						disk.cut.then(() => false),
+					]);
+					await disk.settle(survival);
+					const again = await open(dataDir);
+					await expectKept(again, shards, promises);
+					expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
+					expect(filesUnder(join(dataDir, 'trash'))).toEqual(expect.arrayContaining([...promises.deleted]));
+					stored += promises.stored.size;
+					points++;
+					await again.close();
+					removeFiles(join(dataDir, 'shards'));
+					fs.rmSync(join(dataDir, 'trash'), { recursive: true });
+					fs.mkdirSync(join(dataDir, 'trash'));
+					if (ended) break;
+				}
+				// The scenario has three puts and a delete: each of its calls was a crash point, and some puts were promised.
+				expect(points).toBeGreaterThan(35);
+				expect(stored).toBeGreaterThan(points);
+			});
+		}
+	}
+
+	test('an error from each file call: nothing half, nothing promised that is not there, no room lost', async () => {
+		const capacityBytes = 4 * 1024 * 1024;
+		const dataDir = newFolder();
+		await (await open(dataDir)).close();
+		for (let at = 1; ; at++) {
+			const { files, heal } = failingFiles(at, 'EIO');
+			const store = await open(dataDir, { files, capacityBytes });
+			const shards = [neighbour(), neighbour(), neighbour()];
+			const promises = nothingPromised();
+			await scenario(store, shards, promises);
+			const calls = heal();
+			await expectKept(store, shards, promises);
+			const stats = await store.stats();
+			const listed = await store.list({ after: null, limit: 10 });
+			const fileBytes = trailerOffset(shards[0]?.cells.length ?? 0) + (shards[0]?.trailer.length ?? 0);
+			expect(stats).toMatchObject({ shards: listed.length, bytesUsed: listed.length * fileBytes });
+			expect(stats.bytesFree).toBe(capacityBytes - stats.bytesUsed);
+			await store.close();
+			const again = await open(dataDir);
+			await expectKept(again, shards, promises);
+			expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
+			await again.close();
+			removeFiles(join(dataDir, 'shards'));
+			if (calls < at) {
+				expect(promises.stored.size).toBe(3);
+				break;
+			}
+		}
+	});
+});
+
+describe('failing disks', () => {
+	test('an error from the sync of the file is not acknowledged, and a second commit is no way around it', async () => {
+		const files = interceptFiles((call) => {
+			if (call.name === 'fsync') call.fail('EIO');
+			else call.proceed();
+		});
+		const store = await open(newFolder(), { files });
+		const shard = makeShard(random);
+		const writer = await store.create({ shardId: shard.shardId, maxBytes: shard.cells.length, deadlineMs: 1_000 });
+		await new Promise((done) => writer.write(shard.cells, done));
+		await expect(writer.commit(shard.trailer)).rejects.toEqual(failing('unavailable'));
+		await expect(writer.commit(shard.trailer)).rejects.toEqual(failing('canceled'));
+		await writer.abort();
+		await expect(store.open(shard.shardId)).rejects.toEqual(failing('not_found'));
+		expect(await store.stats()).toMatchObject({ shards: 0, bytesUsed: 0 });
+		await store.close();
+	});
+
+	test('after an error from the sync of a folder nothing in that folder is acknowledged any more', async () => {
+		const folders = new Set<unknown>();
+		let broken = 1;
+		const files = interceptFiles((call) => {
+			if (call.name === 'open' && call.args[1] === 'r') call.proceed((fd) => folders.add(fd));
+			// As Linux does it: the error is told once, and the next sync says that all is well.
+			else if (call.name === 'fsync' && folders.has(call.args[0]) && broken-- > 0) call.fail('EIO');
+			else call.proceed();
+		});
+		const store = await open(newFolder(), { files });
+		const outcomes = await Promise.allSettled([putShard(store, neighbour()), putShard(store, neighbour())]);
+		expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+		await expect(putShard(store, neighbour())).rejects.toEqual(failing('unavailable'));
+		await expect(store.delete([newId<ShardId>(random), neighbour().shardId])).resolves.toBeUndefined();
+		await store.close();
+	});
+
+	test('a disk that takes and gives a few bytes at a time', async () => {
+		const few = (args: readonly unknown[]) => args.with(3, Math.min(args[3] as number, 10_007));
+		const files: FileCalls = interceptFiles((call) => call.proceed());
+		const stingy = {
+			...files,
+			write: (...args: unknown[]) => (fs.write as unknown as (...all: unknown[]) => void)(...few(args)),
+			read: (...args: unknown[]) => (fs.read as unknown as (...all: unknown[]) => void)(...few(args)),
+		} as FileCalls;
+		const store = await open(newFolder(), { files: stingy });
+		const shard = makeShard(random, { cells: 2 });
+		await putShard(store, shard);
+		const range = { offset: 1, length: shard.cells.length - 1 };
+		expect((await readCells(store, shard.shardId, range)).equals(shard.cells.subarray(1))).toBe(true);
+		expect(await store.trailer(shard.shardId)).toEqual(shard.trailer);
+		await store.close();
+	});
+
+	test.each(['ENOSPC', 'EDQUOT'])('%s while writing: exhausted, and the room comes back', async (code) => {
+		let full = true;
+		const files = interceptFiles((call) => {
+			if (full && call.name === 'write') call.fail(code);
+			else call.proceed();
+		});
+		const store = await open(newFolder(), { files, capacityBytes: 1_000_000 });
+		const shard = makeShard(random);
+		await expect(putShard(store, shard)).rejects.toEqual(failing('exhausted'));
+		expect((await store.stats()).bytesFree).toBe(1_000_000);
+		full = false;
+		await putShard(store, shard);
+		await store.close();
+	});
+
+	test('the reserve stays free', async () => {
+		const volumeBytes = 1_000 * 4_096;
+		const reserveBytes = 500 * 4_096;
+		const files = {
+			...interceptFiles((call) => call.proceed()),
+			statfs: (_path: unknown, done: (error: null, stats: object) => void) =>
+				setImmediate(() => done(null, { blocks: 1_000, bavail: 1_000, bsize: 4_096 })),
+		} as unknown as FileCalls;
+		const store = await open(newFolder(), { files, reserveBytes });
+		expect(await store.stats()).toMatchObject({ bytesTotal: volumeBytes, bytesFree: volumeBytes - reserveBytes });
+		const options = { shardId: newId<ShardId>(random), deadlineMs: 1_000 };
+		const mostBytes = volumeBytes - reserveBytes - TRAILER_MAX_BYTES;
+		await expect(store.create({ ...options, maxBytes: mostBytes + 1 })).rejects.toEqual(failing('exhausted'));
+		await (await store.create({ ...options, maxBytes: mostBytes })).abort();
+		await store.close();
+	});
+
+	test('a sync that outlasts the deadline: expired', async () => {
+		const clock = new ManualClock();
+		const files = interceptFiles((call) => {
+			if (call.name === 'fsync') clock.advance(6_000);
+			call.proceed();
+		});
+		const store = await open(newFolder(), { files, clock });
+		const shard = makeShard(random);
+		await expect(putShard(store, shard, { deadlineMs: 5_000 })).rejects.toEqual(failing('expired'));
+		await expect(store.open(shard.shardId)).rejects.toEqual(failing('not_found'));
+		await store.close();
+	});
+
+	// The abort once closed the file under the commit, whose own close then hit whatever had its number by then.
+	test.each(['fsync', 'link'] as const)(
+		'a delete that meets a commit in its %s: the shard is gone and every file is closed once',
+		async (held) => {
+			const opened: unknown[] = [];
+			const closed: unknown[] = [];
+			let reached = () => {};
+			let answer = () => {};
+			const atHeld = new Promise<void>((resolve) => {
+				reached = resolve;
+			});
+			const files = interceptFiles((call) => {
+				if (call.name === 'close') closed.push(call.args[0]);
+				if (call.name === held && opened.length === 1) {
+					// Done, and its answer waits for the delete to begin.
+					answer = () => call.pretend();
+					call.proceedInSilence(reached);
+				} else {
+					call.proceed((fd) => {
+						if (call.name === 'open' && fd !== undefined) opened.push(fd);
+					});
+				}
+			});
+			const dataDir = newFolder();
+			const store = await open(dataDir, { files });
+			const shard = makeShard(random);
+			const committing = Promise.allSettled([putShard(store, shard)]);
+			await atHeld;
+			const deleting = store.delete([shard.shardId]);
+			setImmediate(() => answer());
+			await Promise.all([committing, deleting]);
+			await expect(store.open(shard.shardId)).rejects.toEqual(failing('not_found'));
+			expect(await store.stats()).toMatchObject({ shards: 0, bytesUsed: 0 });
+			expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
+			expect(closed.toSorted()).toEqual(opened.toSorted());
+			await store.close();
+		},
+	);
+});
+
+describe('volumes', () => {
+	test('a mount that vanished is offline: unavailable, never not_found', async () => {
+		const dataDir = newFolder();
+		const store = await open(dataDir);
+		const shard = makeShard(random);
+		await putShard(store, shard);
+		const writer = await store.create({ shardId: newId<ShardId>(random), maxBytes: 1_000, deadlineMs: 1_000 });
+		await new Promise((done) => writer.write(shard.cells, done));
+		fs.renameSync(dataDir, `${dataDir}.away`);
+		fs.mkdirSync(dataDir);
+		await expect(store.open(shard.shardId)).rejects.toEqual(failing('unavailable'));
+		await expect(store.trailer(shard.shardId)).rejects.toEqual(failing('unavailable'));
+		await expect(putShard(store, makeShard(random))).rejects.toEqual(failing('unavailable'));
+		await expect(writer.commit(shard.trailer)).rejects.toEqual(failing('unavailable'));
+		await writer.abort();
+		await expect(store.delete([shard.shardId])).rejects.toEqual(failing('unavailable'));
+		await expect(store.stats()).rejects.toEqual(failing('unavailable'));
+		fs.rmdirSync(dataDir);
+		fs.renameSync(`${dataDir}.away`, dataDir);
+		expect(await store.trailer(shard.shardId)).toEqual(shard.trailer);
+		await store.close();
+	});
+
+	test('shards without a sentinel are not formatted over', async () => {
+		const dataDir = newFolder();
+		const store = await open(dataDir);
+		await putShard(store, makeShard(random));
+		await store.close();
+		fs.unlinkSync(join(dataDir, 'volume.json'));
+		await expect(open(dataDir)).rejects.toEqual(failing('unavailable'));
+	});
+
+	test('a formatting that was cut off is done again', async () => {
+		const dataDir = newFolder();
+		fs.mkdirSync(join(dataDir, 'shards', '00'), { recursive: true });
+		const store = await open(dataDir);
+		await putShard(store, makeShard(random));
+		await store.close();
+	});
+
+	test('another worker’s volume, and another format, are refused', async () => {
+		const dataDir = newFolder();
+		await (await open(dataDir)).close();
+		await expect(open(dataDir, { workerId: newId<WorkerId>(random) })).rejects.toEqual(failing('conflict'));
+		fs.writeFileSync(join(dataDir, 'volume.json'), JSON.stringify({ version: 2, workerId }));
+		await expect(open(dataDir)).rejects.toEqual(failing('unsupported'));
+	});
+
+	test('damaged files: corrupt', async () => {
+		const dataDir = newFolder();
+		const store = await open(dataDir);
+		const [short, flipped, empty] = [makeShard(random), makeShard(random), makeShard(random)];
+		for (const shard of [short, flipped, empty]) await putShard(store, shard);
+		const file = ({ shardId }: MadeShard) => join(dataDir, 'shards', shardId.slice(0, 2), shardId);
+		fs.truncateSync(file(short), 4_096);
+		fs.truncateSync(file(empty), 0);
+		const bytes = fs.readFileSync(file(flipped));
+		bytes[bytes.length - 100] = (bytes.at(-100) as number) ^ 1;
+		fs.writeFileSync(file(flipped), bytes);
+		for (const { shardId } of [short, flipped, empty])
+			await expect(store.trailer(shardId)).rejects.toEqual(failing('corrupt'));
+		await expect(readCells(store, empty.shardId, { offset: 0, length: 1 })).rejects.toEqual(failing('corrupt'));
+		await store.close();
+	});
+
+	test('what people keep in the trash folder stays', async () => {
+		const dataDir = newFolder();
+		await (await open(dataDir)).close();
+		fs.mkdirSync(join(dataDir, 'trash', 'mine'));
+		fs.mkdirSync(join(dataDir, 'trash', '2001-01-01'));
+		await (await open(dataDir)).close();
+		expect(fs.readdirSync(join(dataDir, 'trash'))).toEqual(['mine']);
+	});
+});
