@@ -10,7 +10,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { type Authority, openAuthority } from './authority.ts';
 import {
 	type ClusterProcess,
@@ -20,9 +20,9 @@ import {
 	startRequestPath,
 	writeClusterFile,
 } from './cluster-file.ts';
+import { clusterDataDir, loadDotEnv, ORCHESTRATOR, ROOT } from './environment.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
 
-const ROOT = resolve(import.meta.dirname, '..');
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 12_000;
 const POLL_MS = 100;
@@ -39,9 +39,8 @@ interface Member {
 	child: ChildProcess | null;
 }
 
-if (process.env.DISTRO_NO_DOTENV === undefined && existsSync(join(ROOT, '.env')))
-	process.loadEnvFile(join(ROOT, '.env'));
-const dataDir = resolve(process.env.DATA_DIR ?? join(ROOT, 'data'));
+loadDotEnv();
+const dataDir = clusterDataDir();
 const members = await prepare().catch((error) => {
 	process.stderr.write(`${(error as Error).message}\n`);
 	process.exit(1);
@@ -85,7 +84,7 @@ async function prepare(): Promise<Member[]> {
 }
 
 function orchestrator(authority: Authority, ports: { http: number; grpc: number }): Member {
-	const name = 'orchestrator-1';
+	const name = ORCHESTRATOR;
 	const folder = join(dataDir, name);
 	const prepare = async () => {
 		mkdirSync(folder, { recursive: true });

@@ -1,12 +1,13 @@
 /** `make start NAME=worker-3`: asks the running supervisor to start a process that went down, and waits until it is back. */
 
 import { writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { isAlive, readClusterFile, startRequestPath } from './cluster-file.ts';
+import { clusterDataDir, loadDotEnv } from './environment.ts';
 
 const TIMEOUT_MS = 30_000;
+loadDotEnv();
 const name = process.argv[2] ?? process.env.NAME;
-const dataDir = resolve(process.env.DATA_DIR ?? resolve(import.meta.dirname, '../data'));
+const dataDir = clusterDataDir();
 
 function fail(sentence: string): never {
 	process.stderr.write(`${sentence}\n`);
