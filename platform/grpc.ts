@@ -11,10 +11,10 @@ export function createGrpcServer(): grpc.Server {
 	return new grpc.Server({ ...KEEPALIVE, 'grpc.max_receive_message_length': 1024 * 1024 });
 }
 
-/** Resolves to the port. */
+/** New connections get the certificate, and are held against the authority, of the last reload. Resolves to the port. */
 export function bindGrpcServer(server: grpc.Server, options: { address: string; tls: TlsSource }): Promise<number> {
-	const { ca, cert, key } = options.tls.material;
-	const credentials = grpc.ServerCredentials.createSsl(ca, [{ cert_chain: cert, private_key: key }], true);
+	const provider = certificateProvider(options.tls);
+	const credentials = grpc.experimental.createCertificateProviderServerCredentials(provider, provider, true);
 	return new Promise((resolve, reject) => {
 		server.bindAsync(options.address, credentials, (error, port) => {
 			if (error === null) resolve(port);
@@ -23,6 +23,32 @@ export function bindGrpcServer(server: grpc.Server, options: { address: string; 
 	});
 }
 
+/** The only way by which grpc-js takes up renewed certificates. */
+function certificateProvider(tls: TlsSource): grpc.experimental.CertificateProvider {
+	const caListeners = new Set<grpc.experimental.CaCertificateUpdateListener>();
+	const identityListeners = new Set<grpc.experimental.IdentityCertificateUpdateListener>();
+	const tell = () => {
+		const { ca, cert, key } = tls.material;
+		for (const listener of caListeners) listener({ caCertificate: ca });
+		for (const listener of identityListeners) listener({ certificate: cert, privateKey: key });
+	};
+	tls.onChange(tell);
+	return {
+		addCaCertificateListener: (listener) => {
+			caListeners.add(listener);
+			// The server listens to its credentials only after this call.
+			process.nextTick(tell);
+		},
+		removeCaCertificateListener: (listener) => caListeners.delete(listener),
+		addIdentityCertificateListener: (listener) => {
+			identityListeners.add(listener);
+			process.nextTick(tell);
+		},
+		removeIdentityCertificateListener: (listener) => identityListeners.delete(listener),
+	};
+}
+
+/** As they are now: ask again for each connection. */
 export function grpcChannelCredentials(tls: TlsSource): grpc.ChannelCredentials {
 	const { ca, cert, key } = tls.material;
 	const { clusterId } = tls.identity;
