@@ -7,7 +7,7 @@
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
@@ -285,17 +285,24 @@ function stopOne(member: Member): Promise<void> {
 	});
 }
 
-/** A free port for 0; else that one, if it is free. */
-function port(wanted: number, variable: string): Promise<number> {
-	return new Promise((done, fail) => {
+/**
+ * A free port for 0; else that one, if it is free. Free ones come from below the range that the system gives to outgoing
+ * connections: between looking and listening nobody else is likely to take one.
+ */
+async function port(wanted: number, variable: string): Promise<number> {
+	for (let tries = 0; tries < 100; tries++) {
+		const candidate = wanted === 0 ? randomInt(10_000, 32_768) : wanted;
+		if (await isFree(candidate)) return candidate;
+		if (wanted !== 0) throw new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`);
+	}
+	throw new Error(`No free port was found for ${variable}.`);
+}
+
+function isFree(candidate: number): Promise<boolean> {
+	return new Promise((done) => {
 		const probe = createServer();
-		probe.once('error', () =>
-			fail(new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`)),
-		);
-		probe.listen(wanted, '127.0.0.1', () => {
-			const { port: found } = probe.address() as { port: number };
-			probe.close(() => done(found));
-		});
+		probe.once('error', () => done(false));
+		probe.listen(candidate, '127.0.0.1', () => probe.close(() => done(true)));
 	});
 }
 
