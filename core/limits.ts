@@ -55,6 +55,11 @@ export const DOWNLOAD_ROW_SLOTS = 2;
 export const BUDGET_WAIT_MS = 30_000;
 /** A peer that moves no byte for this long loses its reservation. */
 export const IDLE_TRANSFER_MS = 30_000;
+/**
+ * The same between processes, where a peer that is gone shows by its unanswered pings: a row of 2 MiB takes a slow client
+ * minutes to send or to take, and its orchestrator knows how slow it may be.
+ */
+export const STREAM_IDLE_MS = 15 * 60_000;
 /** An upload's intent: after this without renewal its leftovers are collected. */
 export const INTENT_TTL_MS = 120_000;
 export const INTENT_RENEW_MS = 30_000;
@@ -66,10 +71,17 @@ export const PUT_ACCEPT_MS = 1_000;
  * took longer (a loaded machine), the rest get as long again.
  */
 export const PUT_STRAGGLER_MS = 2_000;
+/**
+ * A worker that has not taken a put or a row after this is given up though there is no quorum without it, and one that
+ * has not sent its receipt after twice as long (a disk may be slow to sync): nobody waits for ever.
+ */
+export const PUT_STALL_MS = 30_000;
 /** Other workers that may take over one shard of one segment. */
 export const PUT_REPLACEMENTS = 2;
-/** A put as a whole: after this the worker refuses to rename. */
-export const PUT_DEADLINE_MS = 10 * 60_000;
+/** A put as a whole: after this the worker refuses to rename. A segment of 64 MiB at 3 KB/s takes as long. */
+export const PUT_DEADLINE_MS = 6 * 60 * 60_000;
+/** The put of a rebuilt shard, which waits for no client; its intent lasts as long. */
+export const REPAIR_DEADLINE_MS = 10 * 60_000;
 
 /** Until latencies are known a read asks one more worker after this; later after p95 of its class. */
 export const HEDGE_DEFAULT_MS = 250;

@@ -160,13 +160,19 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 	if (signal.aborted) throw new DistroError('canceled', 'the reader has left');
 
 	const opener = new CellOpener({ segment, key, ad, from: read.from, count: read.count, sink });
-	await new Promise<void>((resolve, reject) => {
+	let gather: Gather | null = null;
+	const received = new Promise<void>((resolve, reject) => {
 		let taking = true;
 		const settle = (finish: () => void) => {
 			signal.removeEventListener('abort', onAbort);
 			finish();
 		};
-		const gather = new Gather({
+		const giveUp = (error: unknown) => {
+			gather?.abort('the reader has left');
+			settle(() => reject(error));
+		};
+		const onAbort = () => giveUp(new DistroError('canceled', 'the reader has left'));
+		gather = new Gather({
 			transport: deps.transport,
 			clock: deps.clock,
 			codec: codecFor(segment.codec),
@@ -182,7 +188,13 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 			mayHedge: (worker) => deps.workers.mayHedge(worker.workerId),
 			takes: () => taking,
 			onRow: (row) => {
-				const wrong = opener.row(row);
+				let wrong = -1;
+				try {
+					wrong = opener.row(row);
+				} catch (error) {
+					// The sink's or our own fault: no worker is to blame, and none must be asked again.
+					giveUp(error);
+				}
 				row.release();
 				if (wrong < 0 && opener.full) taking = false;
 				opener.full = false;
@@ -193,17 +205,19 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 			onFinding: ({ shardId, kind, detail }) => reportFinding(deps, segment, { shardId, kind, detail }),
 			onWorker: (worker, outcome) => deps.workers.observe(worker.workerId, outcome),
 		});
-		const onAbort = () => {
-			gather.abort('the reader has left');
-			settle(() => reject(new DistroError('canceled', 'the reader has left')));
-		};
 		sink.drained = () => {
 			taking = true;
-			gather.resume();
+			gather?.resume();
 		};
 		signal.addEventListener('abort', onAbort, { once: true });
 		gather.start();
 	});
+	try {
+		await received;
+	} finally {
+		// Only now may the memory serve somebody else.
+		await (gather as Gather | null)?.quiet();
+	}
 }
 
 /** What the sealed end record says must be what the metadata says: metadata alone proves nothing. */

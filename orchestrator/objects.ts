@@ -81,7 +81,7 @@ export class ObjectService implements Objects {
 				? Number.POSITIVE_INFINITY
 				: Math.max(1, Math.ceil(sizeHintBytes / (cellBytes - TAG_BYTES)));
 		// Throws `unavailable` or `exhausted` before a byte is read, when nothing safe is possible now.
-		const { k, m } = largestCode(workers.policyWorkers(), policy);
+		const { k, m } = largestCode(sizeHintBytes, workers.policyWorkers(), policy);
 		const dataCells = Math.min(cells, k);
 		const parityCells = dataCells === 1 ? 0 : m;
 		const slots = Math.min(UPLOAD_ROW_SLOTS, Math.ceil(cells / dataCells));

@@ -13,12 +13,13 @@ import { decodeTrailer, encodeTrailer } from '../core/codec/trailer.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../core/crypto/digest.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { type ClusterId, newId, type ShardId, type UploadId, type VersionId } from '../core/ids.ts';
-import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, INTENT_TTL_MS, PUT_DEADLINE_MS } from '../core/limits.ts';
+import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, IDLE_TRANSFER_MS, REPAIR_DEADLINE_MS } from '../core/limits.ts';
 import { replacement } from '../core/model/placement.ts';
 import type { Receipt } from '../core/model/receipt.ts';
+import { encodeRecovery } from '../core/model/recovery.ts';
 import type { RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Random, ShardPut, WorkerRef } from '../core/ports.ts';
+import type { Random, ShardPut, ShardTransport, WorkerRef } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
 import { Gather } from '../core/transfer/gather.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
@@ -26,7 +27,7 @@ import { type ReadDeps, reportFinding, sourcesOf } from './download.ts';
 import type { RepairItem } from './store.ts';
 
 export interface RepairDeps extends ReadDeps {
-	readonly transport: GrpcShardTransport;
+	readonly transport: ShardTransport & Pick<GrpcShardTransport, 'stat'>;
 	readonly clusterId: ClusterId;
 	readonly random: Random;
 	readonly policy: RedundancyPolicy;
@@ -87,17 +88,17 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 
 	const uploadId = newId<UploadId>(random);
 	const shardId = newId<ShardId>(random);
-	const expiresAtMs = clock.nowMs() + Math.max(INTENT_TTL_MS, PUT_DEADLINE_MS);
+	const expiresAtMs = clock.nowMs() + REPAIR_DEADLINE_MS;
 	await store.begin({ uploadId, objectId: item.objectId, shards: [{ shardId, workerId }], expiresAtMs });
 	try {
-		const template = await templateTrailer(deps, segment);
+		const recovery = await recoveryOf(deps, item);
 		const receipt = await rebuild(deps, {
 			versionId: item.versionId,
 			segment,
 			shardIndex: item.shardIndex,
 			shardId,
 			worker,
-			template,
+			recovery,
 			signal,
 		});
 		const root = segment.roots.subarray(item.shardIndex * LEAF_BYTES, (item.shardIndex + 1) * LEAF_BYTES);
@@ -119,26 +120,15 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 	}
 }
 
-/** End record and recovery record are the same in every shard of a segment: any sound trailer gives them. */
-async function templateTrailer(deps: RepairDeps, segment: Segment): Promise<{ endRecord: Buffer; recovery: Buffer }> {
-	let last: DistroError | null = null;
-	for (const source of sourcesOf(deps, segment)) {
-		try {
-			const trailer = decodeTrailer(
-				await deps.transport.stat(source.worker, source.shardId, { timeoutMs: STAT_TIMEOUT_MS }),
-			);
-			const root = segment.roots.subarray(source.shardIndex * LEAF_BYTES, (source.shardIndex + 1) * LEAF_BYTES);
-			const right =
-				trailer.description.shardId === source.shardId &&
-				trailer.root.equals(root) &&
-				trailer.endRecord.equals(segment.endRecord);
-			if (right) return { endRecord: trailer.endRecord, recovery: trailer.recovery };
-			last = new DistroError('corrupt', `shard ${source.shardId} has a trailer of something else`);
-		} catch (error) {
-			last = asDistroError(error);
-		}
+/** From the metadata, as the upload made it: no other worker's word is taken for it. */
+async function recoveryOf(deps: RepairDeps, item: RepairItem): Promise<Buffer> {
+	const object = await deps.store.object(item.objectId);
+	if (object === null || object.versionId !== item.versionId) {
+		throw new DistroError('conflict', 'the object is gone or was written anew');
 	}
-	throw last ?? new DistroError('unavailable', 'no worker with a shard of this segment answers');
+	const { objectId, keyGeneration, wrappedKey, createdAtMs } = object;
+	const manifest = item.segment === object.segments - 1 ? object.manifest : null;
+	return encodeRecovery({ objectId, keyGeneration, wrappedKey, createdAtMs, manifest });
 }
 
 interface Rebuild {
@@ -147,7 +137,7 @@ interface Rebuild {
 	readonly shardIndex: number;
 	readonly shardId: ShardId;
 	readonly worker: WorkerRef;
-	readonly template: { endRecord: Buffer; recovery: Buffer };
+	readonly recovery: Buffer;
 	readonly signal: AbortSignal;
 }
 
@@ -159,6 +149,9 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 	const lease = await deps.pool.acquire(new Array(slotCount).fill(slotBytes), { timeoutMs: BUDGET_WAIT_MS, signal });
 	let cellsOut = 0;
 	let over = false;
+	let gather: Gather | null = null;
+	let cancelStall = () => {};
+	let onAbort = () => {};
 	// Memory goes back when neither the gather nor the put can touch it any more.
 	const releaseWhenQuiet = () => {
 		if (over && cellsOut === 0) lease.release();
@@ -166,10 +159,18 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 	try {
 		return await new Promise<Receipt>((resolve, reject) => {
 			const leaves = Buffer.alloc((lastRow + 1) * LEAF_BYTES);
+			let finished = false;
 			const fail = (error: DistroError) => {
-				gather.abort(error.message);
+				gather?.abort(error.message);
 				put.abort(error.message);
 				reject(error);
+			};
+			// A worker that takes nothing must not hold up all other repairs.
+			const progress = () => {
+				cancelStall();
+				cancelStall = deps.clock.schedule(IDLE_TRANSFER_MS, () =>
+					fail(new DistroError('timeout', 'the rebuilt shard does not get on')),
+				);
 			};
 			const put: ShardPut = deps.transport.put(
 				worker,
@@ -177,11 +178,19 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 					shardId,
 					cellBytes: segment.cellBytes,
 					maxBytes: rows(segment) * segment.cellBytes,
-					deadlineMs: PUT_DEADLINE_MS,
+					deadlineMs: REPAIR_DEADLINE_MS,
 				},
-				{ accepted: () => {}, receipt: resolve, failed: (error) => fail(error) },
+				{
+					accepted: progress,
+					receipt: (receipt) => {
+						if (finished) resolve(receipt);
+						else fail(new DistroError('corrupt', 'a receipt before the shard was sent'));
+					},
+					failed: (error) => fail(error),
+				},
 			);
-			const gather = new Gather({
+			progress();
+			gather = new Gather({
 				transport: deps.transport,
 				clock: deps.clock,
 				codec: codecFor(segment.codec),
@@ -203,6 +212,7 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 					cellsOut++;
 					put.write(cell.subarray(0, shardCellLength(segment, shardIndex, row.index)), () => {
 						cellsOut--;
+						if (!over) progress();
 						row.release();
 						releaseWhenQuiet();
 					});
@@ -214,25 +224,28 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 						fail(new DistroError('corrupt', 'the rebuilt shard is not the one that was stored'));
 						return;
 					}
+					finished = true;
 					put.finish(trailerOf(deps, job, { leaves, root }));
 				},
 				onFailed: fail,
 				onFinding: ({ shardId: found, kind, detail }) => reportFinding(deps, segment, { shardId: found, kind, detail }),
 				onWorker: (other, outcome) => deps.workers.observe(other.workerId, outcome),
 			});
-			signal.addEventListener('abort', () => fail(new DistroError('canceled', 'this process is stopping')), {
-				once: true,
-			});
+			onAbort = () => fail(new DistroError('canceled', 'this process is stopping'));
+			signal.addEventListener('abort', onAbort, { once: true });
 			gather.start();
 		});
 	} finally {
+		signal.removeEventListener('abort', onAbort);
+		cancelStall();
+		await (gather as Gather | null)?.quiet();
 		over = true;
 		releaseWhenQuiet();
 	}
 }
 
 function trailerOf(deps: RepairDeps, job: Rebuild, tree: { leaves: Buffer; root: Buffer }): Buffer {
-	const { segment, shardIndex, shardId, template } = job;
+	const { segment, shardIndex, shardId, recovery } = job;
 	const { codec, k, n, cellBytes, cells, lastCellBytes, sealId, encodingId } = segment;
 	return encodeTrailer({
 		description: {
@@ -251,6 +264,7 @@ function trailerOf(deps: RepairDeps, job: Rebuild, tree: { leaves: Buffer; root:
 			shardId,
 		},
 		...tree,
-		...template,
+		endRecord: segment.endRecord,
+		recovery,
 	});
 }

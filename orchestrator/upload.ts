@@ -357,7 +357,7 @@ export class UploadSession implements Upload {
 
 	/** Chooses (n, k) and workers, writes the intent, opens the puts. */
 	async #openSegment(first: Batch): Promise<OpenSegment> {
-		const { deps, dataCells, cellBytes } = { deps: this.#deps, ...(this.#memory as UploadMemory) };
+		const { deps, dataCells, parityCells, cellBytes } = { deps: this.#deps, ...(this.#memory as UploadMemory) };
 		const workers = deps.workers.policyWorkers();
 		const choice = chooseRedundancy(
 			{
@@ -368,10 +368,11 @@ export class UploadSession implements Upload {
 			workers,
 			deps.policy,
 		);
-		// A slot that is not the last is cut into whole rows.
-		let k = choice.k;
-		while (!first.ended && dataCells % k !== 0) k--;
 		const { m } = choice;
+		// Rows and their parity stay in the room that was reserved for each, also where the workers have changed since.
+		const fits = (k: number) => Math.ceil(first.cells / k) * k <= dataCells && m <= parityCells;
+		let { k } = choice;
+		while (k > 1 && !fits(k)) k--;
 		const n = k + m;
 		const place = placeShards({ n, workers: choice.candidates, policy: deps.policy, m, random: deps.random });
 		const targetOn = (workerId: (typeof place.workers)[number]): ScatterTarget | null => {
@@ -412,7 +413,11 @@ export class UploadSession implements Upload {
 		this.#scatters.add(scatter);
 		if (this.#over) scatter.abort('the upload was given up');
 		const encodingId = newId<EncodingId>(deps.random);
-		return { sealed: first.segment, scatter, encodingId, k, n, codec, because: choice.because };
+		const because =
+			k === choice.k
+				? choice.because
+				: `${k}+${m} because the workers changed while it was written (${choice.because})`;
+		return { sealed: first.segment, scatter, encodingId, k, n, codec, because };
 	}
 
 	/** Cells that a segment can get at most, as far as the announced size says. */

@@ -7,7 +7,7 @@ import http2 from 'node:http2';
 import type tls from 'node:tls';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { idBytes, idFromBytes, type ShardId } from '../core/ids.ts';
-import { IDLE_TRANSFER_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import { IDLE_TRANSFER_MS, STREAM_IDLE_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
 import {
@@ -19,6 +19,7 @@ import {
 	StatRequest,
 	StatResponse,
 } from '../proto/gen/distro/v1/shards.ts';
+import { watchPeer } from './peer-watch.ts';
 import { grpcStatusOf, KIND_METADATA_KEY } from './rpc-errors.ts';
 import {
 	CONNECTION_WINDOW_BYTES,
@@ -79,15 +80,17 @@ export interface ShardHandlers {
 export interface ShardServerOptions {
 	readonly tls: tls.SecureContextOptions & tls.TlsOptions;
 	readonly handlers: ShardHandlers;
-	/** A peer that moves no byte for this long loses what is kept for it. */
+	/** A put or get that moves no byte for this long loses what is kept for it. */
 	readonly idleMs?: number;
 	/** Called for each finished call: method name, status kind or 'ok'. */
 	readonly observe?: (method: string, outcome: string) => void;
+	/** How often to ask whether a peer still lives. */
+	readonly pings?: { readonly pingMs: number };
 }
 
 /** The caller listens and closes. */
 export function createShardServer(options: ShardServerOptions): http2.Http2SecureServer {
-	const { handlers, idleMs = IDLE_TRANSFER_MS } = options;
+	const { handlers, idleMs = STREAM_IDLE_MS } = options;
 	const server = http2.createSecureServer({
 		...options.tls,
 		requestCert: true,
@@ -107,6 +110,7 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 			verdicts.set(session, asDistroError(error));
 		}
 		session.on('error', () => session.destroy());
+		session.on('close', watchPeer(session, { onSilent: () => session.destroy(), ...options.pings }));
 	});
 	server.on('stream', (stream, headers) => {
 		const path = headers[':path'] ?? '';
@@ -157,16 +161,21 @@ class Call {
 		return this.#over;
 	}
 
+	/** Node throws where an answer goes to a stream that its peer has closed. */
+	get #gone(): boolean {
+		return this.stream.destroyed || this.stream.closed;
+	}
+
 	/** Sends the headers if they have not gone: "accepted". */
 	respond(): void {
-		if (this.#over || this.stream.headersSent || this.stream.destroyed) return;
+		if (this.#over || this.stream.headersSent || this.#gone) return;
 		this.stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
 		this.stream.on('wantTrailers', () => this.stream.sendTrailers({ 'grpc-status': '0' }));
 	}
 
 	/** Ends the call with one message or, without, after what was written. */
 	ok(message?: Uint8Array): void {
-		if (this.#over || this.stream.destroyed) return;
+		if (this.#over || this.#gone) return;
 		this.respond();
 		this.#finished('ok');
 		if (message === undefined) this.stream.end();
@@ -174,7 +183,7 @@ class Call {
 	}
 
 	fail(error: DistroError): void {
-		if (this.#over || this.stream.destroyed) return;
+		if (this.#over || this.#gone) return;
 		this.#finished(error.kind);
 		const trailers = {
 			'grpc-status': String(grpcStatusOf(error.kind)),
@@ -212,7 +221,7 @@ function serveUnary(call: Call, answer: (request: Buffer) => Promise<Uint8Array>
 			call.fail(asDistroError(error));
 		}
 	});
-	call.stream.setTimeout(call.idleMs, () => call.fail(new DistroError('timeout', 'the call was idle')));
+	call.stream.setTimeout(IDLE_TRANSFER_MS, () => call.fail(new DistroError('timeout', 'the call was idle')));
 	call.stream.on('end', async () => {
 		if (call.over) return;
 		try {

@@ -29,6 +29,7 @@ import {
 	StatRequest,
 	StatResponse,
 } from '../proto/gen/distro/v1/shards.ts';
+import { watchPeer } from './peer-watch.ts';
 import { errorFromStatus, KIND_METADATA_KEY } from './rpc-errors.ts';
 import {
 	CONNECTION_WINDOW_BYTES,
@@ -48,7 +49,6 @@ import {
 import { madeYoungBuffers } from './young-collection.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
-const PING_MS = 10_000;
 const UNARY_MAX_BYTES = 1024 * 1024;
 
 /** TLS for dialling a worker: must check that the peer's certificate is that worker's. */
@@ -188,7 +188,6 @@ export class GrpcShardTransport implements ShardTransport {
 			if (left) return;
 			left = true;
 			clearTimeout(connectTimer);
-			clearInterval(pinger);
 			gone();
 		};
 		const connection: Connection = { session, streams: 0, leave };
@@ -197,27 +196,19 @@ export class GrpcShardTransport implements ShardTransport {
 			CONNECT_TIMEOUT_MS,
 		);
 		connectTimer.unref();
-		let unanswered = false;
-		// A peer that vanished without closing (power, network) shows only by its silence.
-		const pinger = setInterval(() => {
-			if (session.connecting || session.destroyed) return;
-			if (unanswered && connection.streams > 0) {
-				session.destroy(new DistroError('timeout', `${worker.address} does not answer`));
-				return;
-			}
-			unanswered = true;
-			session.ping((error) => {
-				if (error === null) unanswered = false;
-			});
-		}, PING_MS);
-		pinger.unref();
+		const unwatch = watchPeer(session, {
+			onSilent: () => session.destroy(new DistroError('timeout', `${worker.address} does not answer`)),
+		});
 		session.once('connect', () => {
 			clearTimeout(connectTimer);
 			session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
 		});
 		session.on('error', leave);
 		session.on('goaway', leave);
-		session.on('close', leave);
+		session.on('close', () => {
+			unwatch();
+			leave();
+		});
 		session.unref();
 		return connection;
 	}
@@ -249,8 +240,11 @@ function watch(
 		}
 	};
 	stream.on('response', (headers) => {
-		if (headers[':status'] !== 200) status = new DistroError('unavailable', `HTTP status ${headers[':status']}`);
-		else if (headers['grpc-status'] !== undefined) status = statusOf(headers);
+		if (headers[':status'] !== 200) {
+			// Not a worker of ours: nothing that follows is of use, and it may never end.
+			status = new DistroError('unavailable', `HTTP status ${headers[':status']}`);
+			stream.close(http2.constants.NGHTTP2_CANCEL);
+		} else if (headers['grpc-status'] !== undefined) status = statusOf(headers);
 		else call.accepted?.();
 	});
 	stream.on('trailers', (headers) => {
@@ -328,8 +322,9 @@ class PutStream implements ShardPut {
 				if (this.#over) return;
 				const message = reader.message();
 				if (message === null) throw new DistroError('unavailable', 'the worker sent no receipt');
+				const receipt = receiptOf(PutResponse.decode(message));
 				this.#over = true;
-				events.receipt(receiptOf(PutResponse.decode(message)));
+				events.receipt(receipt);
 			},
 			failed: (error) => {
 				if (this.#over) return;
@@ -441,11 +436,17 @@ class GetStream implements ShardGet {
 			},
 			failed: fail,
 		});
-		stream.setTimeout(GET_STALL_MS, () => {
-			if (this.#over || stream.isPaused()) return;
+		const onStall = () => {
+			if (this.#over) return;
+			if (stream.isPaused()) {
+				// It is our turn. The timer and its callback serve once only.
+				stream.setTimeout(GET_STALL_MS, onStall);
+				return;
+			}
 			fail(new DistroError('timeout', `the worker sent nothing for ${GET_STALL_MS} ms`));
 			stream.close(http2.constants.NGHTTP2_CANCEL);
-		});
+		};
+		stream.setTimeout(GET_STALL_MS, onStall);
 		stream.end(
 			frame(
 				GetRequest.encode({

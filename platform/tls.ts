@@ -26,7 +26,9 @@ const POLL_MS = 5_000;
 
 /** From a certificate's subject alternative names ("URI:distro://…, DNS:localhost"). Throws `denied`. */
 export function parseIdentity(subjectAltName: string | undefined): PeerIdentity {
-	for (const name of (subjectAltName ?? '').split(', ')) {
+	// node quotes names that hold a comma or a quote: one of them could hold what looks like another name.
+	const names = subjectAltName?.includes('"') ? [] : (subjectAltName ?? '').split(', ');
+	for (const name of names) {
 		const match = name.startsWith('URI:') ? URI_NAME.exec(name.slice(4)) : null;
 		if (match !== null) {
 			return { clusterId: match[1] as ClusterId, role: match[2] as PeerRole, id: match[3] as string };

@@ -22,6 +22,9 @@ import type { ShardReader, ShardStore, ShardWriter } from './store.ts';
 /** Bytes per write and read of a volume, at most; a transfer holds two such buffers. */
 const IO_BYTES = 512 * 1024;
 
+/** Longer timers fire at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 export interface ShardServiceDeps {
 	readonly workerId: WorkerId;
 	readonly store: ShardStore;
@@ -65,6 +68,7 @@ class PutSession implements IncomingShard {
 	#idle: (() => void) | null = null;
 	#failure: DistroError | null = null;
 	#over = false;
+	readonly #cancelDeadline: () => void;
 
 	constructor(
 		deps: ShardServiceDeps,
@@ -81,6 +85,9 @@ class PutSession implements IncomingShard {
 			throw new DistroError('invalid', `a shard of up to ${request.maxBytes} bytes`);
 		}
 		this.#leaves = Buffer.alloc(Math.ceil(request.maxBytes / request.cellBytes) * LEAF_BYTES);
+		this.#cancelDeadline = deps.clock.schedule(Math.min(request.deadlineMs, MAX_TIMER_MS), () =>
+			this.#fail(new DistroError('expired', 'the deadline of this shard has passed')),
+		);
 		this.#begin().catch((error) => this.#fail(asDistroError(error)));
 	}
 
@@ -204,6 +211,7 @@ class PutSession implements IncomingShard {
 		if (this.#cellFilledBytes > 0) this.#endCell();
 		this.#check(trailer);
 		this.#over = true;
+		this.#cancelDeadline();
 		try {
 			await (this.#writer as ShardWriter).commit(trailerBytes);
 		} catch (error) {
@@ -246,6 +254,7 @@ class PutSession implements IncomingShard {
 	abort(_reason: string): void {
 		if (this.#over) return;
 		this.#over = true;
+		this.#cancelDeadline();
 		this.#canceled.abort();
 		this.#idle?.();
 		if (!this.#writing) this.#discard();

@@ -198,7 +198,7 @@ export class DiskShardStore implements ShardStore {
 				let at = 0;
 				const more = () =>
 					files.read(fd, into, at, into.length - at, offset + at, (error, count) => {
-						if (error !== null) return done(foreign(error));
+						if (error !== null) return done(unreadable(error, shardId));
 						at += count;
 						if (at === into.length) return done(null);
 						if (count === 0) return done(new DistroError('corrupt', `shard ${shardId} is shorter than it must be`));
@@ -572,6 +572,12 @@ class DiskWriter implements ShardWriter {
 
 function givenUp(): DistroError {
 	return new DistroError('canceled', 'the shard was given up');
+}
+
+/** A sector that can't be read any more is a rotten shard, which is mended; everything else may pass. */
+function unreadable(error: Error, shardId: ShardId): DistroError {
+	if ((error as NodeJS.ErrnoException).code !== 'EIO') return foreign(error);
+	return new DistroError('corrupt', `shard ${shardId} can't be read from its disk`, { cause: error });
 }
 
 /** Errors of the file system, as what the caller can do about them. */

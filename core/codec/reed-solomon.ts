@@ -34,6 +34,8 @@ function compute(row: CodedRow, flags: { sources: number; targets: number }): Pr
 	assert(k > 1 && k <= CODEC_MAX_K && m >= 1 && m <= CODEC_MAX_M, `no code has k ${k} and m ${m}`);
 	assert(length > 0 && length % CODEC_ALIGN_BYTES === 0, `cells of ${length} bytes can't be coded`);
 	assert(data.length === k * length && parity.length === m * length, 'buffers are k and m cells long');
+	// The library would compute nonsense, or abort the process.
+	assert(!overlap(data, parity), 'data and parity do not overlap');
 	return new Promise((resolve, reject) => {
 		ronomon.encode(
 			contextFor(k, m),
@@ -51,6 +53,11 @@ function compute(row: CodedRow, flags: { sources: number; targets: number }): Pr
 			},
 		);
 	});
+}
+
+function overlap(a: Buffer, b: Buffer): boolean {
+	if (a.buffer !== b.buffer) return false;
+	return a.byteOffset < b.byteOffset + b.length && b.byteOffset < a.byteOffset + a.length;
 }
 
 function flagsOf(shards: Iterable<number>): number {

@@ -113,12 +113,16 @@ export function chooseRedundancy(
 	return { n, k, m, candidates: pool.candidates, because: `${k}+${m} because ${reasons.join(', ')}` };
 }
 
-/** The largest k, and the largest m, that any segment could get right now. Throws as `chooseRedundancy`. */
-export function largestCode(workers: readonly PolicyWorker[], policy: RedundancyPolicy): { k: number; m: number } {
-	const { k } = chooseRedundancy({ sizeBytes: null, cells: CODEC_MAX_K, ended: false }, workers, policy);
+/** The largest k, and the largest m, that any segment of an object could get right now. Throws as `chooseRedundancy`. */
+export function largestCode(
+	sizeBytes: number | null,
+	workers: readonly PolicyWorker[],
+	policy: RedundancyPolicy,
+): { k: number; m: number } {
+	const { k } = chooseRedundancy({ sizeBytes, cells: CODEC_MAX_K, ended: false }, workers, policy);
 	let m = 0;
 	for (let cells = 1; cells <= k; cells++) {
-		m = Math.max(m, chooseRedundancy({ sizeBytes: null, cells, ended: true }, workers, policy).m);
+		m = Math.max(m, chooseRedundancy({ sizeBytes, cells, ended: true }, workers, policy).m);
 	}
 	return { k, m };
 }

@@ -125,6 +125,7 @@ export class Gather {
 	#over = false;
 	#cancelWatchdog: () => void = () => {};
 	#pumping = false;
+	#decoding: Promise<void> = Promise.resolve();
 
 	constructor(options: GatherOptions) {
 		this.#o = options;
@@ -146,12 +147,17 @@ export class Gather {
 		this.#pump();
 	}
 
-	/** Gives up; no event follows. Idempotent. */
+	/** Gives up; no event follows. The slots are free once `quiet` has resolved. Idempotent. */
 	abort(reason: string): void {
 		if (this.#over) return;
 		this.#over = true;
 		this.#cancelWatchdog();
 		this.#stopStreams(reason);
+	}
+
+	/** After the end, a failure or `abort`: resolves when no decode writes into the slots any more. */
+	quiet(): Promise<void> {
+		return this.#decoding;
 	}
 
 	/** Opens streams from the first undelivered row on, with the best shards that are left. */
@@ -433,7 +439,7 @@ export class Gather {
 		}
 		row.decoding = true;
 		const missing = wanted.filter((index) => row.have[index] !== true);
-		codec
+		this.#decoding = codec
 			.reconstruct({
 				k,
 				n,

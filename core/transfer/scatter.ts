@@ -15,7 +15,14 @@ import { codedLength, shardBytes, shardCellLength } from '../codec/layout.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../crypto/digest.ts';
 import { asDistroError, DistroError } from '../errors.ts';
 import type { ShardId, WorkerId } from '../ids.ts';
-import { PUT_ACCEPT_MS, PUT_DEADLINE_MS, PUT_REPLACEMENTS, PUT_STRAGGLER_MS, SEGMENT_CELLS } from '../limits.ts';
+import {
+	PUT_ACCEPT_MS,
+	PUT_DEADLINE_MS,
+	PUT_REPLACEMENTS,
+	PUT_STALL_MS,
+	PUT_STRAGGLER_MS,
+	SEGMENT_CELLS,
+} from '../limits.ts';
 import type { Receipt } from '../model/receipt.ts';
 import type { Placement, SegmentShape } from '../model/segment.ts';
 import type { Clock, ShardPut, ShardTransport, WorkerRef } from '../ports.ts';
@@ -283,10 +290,11 @@ export class Scatter {
 			return;
 		}
 		row.pending++;
+		const { attempt } = shard;
 		(shard.put as ShardPut).write(cell, () => {
 			row.pending--;
 			// Of a put that was given up: the bytes are free, but the shard doesn't have them.
-			if (shard.state === 'sending' || shard.state === 'durable') row.doneBy[shard.index] = true;
+			if (shard.attempt === attempt) row.doneBy[shard.index] = true;
 			this.#releaseRows();
 		});
 	}
@@ -405,6 +413,10 @@ export class Scatter {
 		const durable = this.#shards.filter((shard) => shard.state === 'durable').length;
 		if (durable >= this.#o.quorum) end.quorumAtMs ??= this.#o.clock.monotonicMs();
 		if (this.#shards.some((shard) => shard.state === 'sending' || shard.state === 'replacing')) return;
+		if (durable < this.#o.quorum) {
+			this.#leftOut();
+			return;
+		}
 		const resolve = this.#resolve;
 		const placements = this.#shards.flatMap(({ state, target, index }) =>
 			state === 'durable' && target !== null
@@ -426,34 +438,38 @@ export class Scatter {
 
 	#cutStragglers(): void {
 		const nowMs = this.#o.clock.monotonicMs();
-		const late = (what: string) => new DistroError('timeout', `the worker is too late with ${what}`);
-		for (const shard of this.#shards) {
-			if (shard.state === 'sending' && !shard.accepted && nowMs - shard.openedAtMs >= PUT_ACCEPT_MS) {
-				if (this.#quorumHas((other) => other.accepted)) this.#shardFailed(shard, late('taking the shard'));
-			}
-			if (this.#over) return;
-		}
+		this.#cut('taking the shard', (shard) => {
+			const waitedMs = nowMs - shard.openedAtMs;
+			if (shard.accepted || waitedMs < PUT_ACCEPT_MS) return false;
+			return waitedMs >= PUT_STALL_MS || this.#quorumHas((other) => other.accepted);
+		});
 		const row = this.#rows[0];
-		if (row !== undefined) {
+		if (row !== undefined && !this.#over) {
 			const has = (shard: Shard) => row.doneBy[shard.index] === true;
-			if (this.#quorumHas(has)) row.quorumAtMs ??= nowMs;
-			if (row.quorumAtMs !== null && isPast(nowMs, row.sentAtMs, row.quorumAtMs)) {
-				for (const shard of this.#shards) {
-					if (shard.state === 'sending' && !has(shard)) this.#shardFailed(shard, late('a row'));
-					if (this.#over) return;
-				}
-			}
+			// A worker that failed meanwhile may have taken the quorum with it: then the late ones are needed.
+			row.quorumAtMs = this.#quorumHas(has) ? (row.quorumAtMs ?? nowMs) : null;
+			this.#cut('a row', (shard) => !has(shard) && isLate(nowMs, { ...row, startedAtMs: row.sentAtMs }, shard));
 		}
 		const end = this.#end;
-		if (end !== null && end.quorumAtMs !== null && isPast(nowMs, end.startedAtMs, end.quorumAtMs)) {
-			for (const shard of this.#shards) {
-				if (shard.state === 'sending') {
-					shard.replacements = PUT_REPLACEMENTS;
-					this.#shardFailed(shard, late('its receipt'));
-				} else if (shard.state === 'replacing') shard.state = 'out';
-				if (this.#over) return;
-			}
-			this.#settle();
+		if (end === null || this.#over) return;
+		this.#cut('its receipt', (shard) => {
+			if (!isLate(nowMs, end, shard, 2 * PUT_STALL_MS)) return false;
+			if (end.quorumAtMs !== null) shard.replacements = PUT_REPLACEMENTS;
+			return true;
+		});
+		if (end.quorumAtMs === null || this.#over) return;
+		for (const shard of this.#shards) {
+			if (shard.state === 'replacing' && isLate(nowMs, end, shard)) shard.state = 'out';
+		}
+		this.#settle();
+	}
+
+	/** Gives up the shards on their way that are too late with something. */
+	#cut(what: string, isTooLate: (shard: Shard) => boolean): void {
+		for (const shard of this.#shards) {
+			if (this.#over) return;
+			if (shard.state !== 'sending' || !isTooLate(shard)) continue;
+			this.#shardFailed(shard, new DistroError('timeout', `the worker is too late with ${what}`));
 		}
 	}
 
@@ -490,6 +506,15 @@ function mayNeedFirstRow(shard: Shard): boolean {
 	return shard.state === 'replacing' || (shard.state === 'sending' && !shard.accepted);
 }
 
-function isPast(nowMs: number, startedAtMs: number, quorumAtMs: number): boolean {
-	return nowMs - quorumAtMs >= Math.max(PUT_STRAGGLER_MS, quorumAtMs - startedAtMs);
+/** Behind the quorum by more than stragglers get, or by more than anybody gets. A replacement has its own time. */
+function isLate(
+	nowMs: number,
+	since: { readonly startedAtMs: number; readonly quorumAtMs: number | null },
+	shard: Shard,
+	stallMs = PUT_STALL_MS,
+): boolean {
+	if (nowMs - Math.max(since.startedAtMs, shard.openedAtMs) >= stallMs) return true;
+	if (since.quorumAtMs === null) return false;
+	const graceMs = Math.max(PUT_STRAGGLER_MS, since.quorumAtMs - since.startedAtMs);
+	return nowMs - Math.max(since.quorumAtMs, shard.openedAtMs) >= graceMs;
 }

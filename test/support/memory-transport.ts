@@ -28,6 +28,8 @@ export interface Faults {
 	noReceipt?: boolean;
 	/** Signs for another root. */
 	wrongReceipt?: boolean;
+	/** Sends its receipt when the first cell comes. */
+	earlyReceipt?: boolean;
 	/** Breaks a put after this many cells. */
 	breakAfterCells?: number;
 }
@@ -98,6 +100,13 @@ export class MemoryTransport implements ShardTransport {
 				heldDones.push(done);
 				later(() => {
 					cells.push(Buffer.from(cell));
+					if (faults.earlyReceipt) {
+						const [root, signature] = [Buffer.alloc(32), Buffer.alloc(64)];
+						const { workerId } = worker;
+						const { shardId } = request;
+						end(() => events.receipt({ workerId, shardId, root, cellsBytes: cell.length, timeMs: 0, signature }));
+						return;
+					}
 					if (cells.length === faults.breakAfterCells) fail(new DistroError('unavailable', 'broke half-way'));
 					else heldDones.shift()?.();
 				});
@@ -124,6 +133,12 @@ export class MemoryTransport implements ShardTransport {
 			},
 			abort: () => end(() => {}),
 		};
+	}
+
+	async stat(worker: WorkerRef, shardId: ShardId): Promise<Buffer> {
+		const shard = this.shardsOf(worker.workerId).get(shardId);
+		if (shard === undefined) throw new DistroError('not_found', 'no such shard');
+		return shard.trailer;
 	}
 
 	get(worker: WorkerRef, request: ShardGetRequest, events: ShardGetEvents): ShardGet {

@@ -1,0 +1,65 @@
+/** Repair against workers in memory: the rebuilt shard is the old one bit for bit, and no worker can hold repair up or misuse it. */
+
+import { expect, test } from 'vitest';
+import { decodeTrailer } from '../core/codec/trailer.ts';
+import type { ShardId, WorkerId } from '../core/ids.ts';
+import { LARGE_CELL_BYTES } from '../core/limits.ts';
+import type { Placement } from '../core/model/segment.ts';
+import type { Clock } from '../core/ports.ts';
+import { realClock, seededRandom } from '../test/support/clock.ts';
+import { type MemoryCluster, memoryCluster } from '../test/support/memory-cluster.ts';
+import { type RepairDeps, repairDue } from './repair.ts';
+
+const random = seededRandom('repair');
+/** A hundred times as fast. */
+const hurried: Clock = { ...realClock, schedule: (delayMs, callback) => realClock.schedule(delayMs / 100, callback) };
+
+/** An object with one shard lost, and the only worker that can take it. */
+async function damaged(): Promise<{ cluster: MemoryCluster; deps: RepairDeps; lost: Placement; spare: WorkerId }> {
+	const cluster = await memoryCluster({ workers: 7 });
+	const info = await cluster.upload(random.bytes(12 * LARGE_CELL_BYTES));
+	const { object, segments } =
+		(await cluster.store.objectWithSegments(info.objectId, { fromSegment: 0, limit: 1 })) ?? {};
+	const placements = segments?.[0]?.placements ?? [];
+	const lost = placements[1];
+	const spare = cluster.workerIds.find((id) => placements.every(({ workerId }) => workerId !== id));
+	if (lost === undefined || spare === undefined || object === undefined) throw new Error('no placement');
+	await cluster.store.addFindings([{ ...lost, kind: 'missing', detail: 'test', foundAtMs: 0 }]);
+	const deps = { ...cluster.deps, clock: hurried, transport: cluster.transport };
+	return { cluster, deps, lost, spare };
+}
+
+async function repairOnce(deps: RepairDeps): Promise<(string | null)[]> {
+	const errors: (string | null)[] = [];
+	await repairDue(deps, {
+		signal: new AbortController().signal,
+		onOutcome: (_outcome, _item, error) => errors.push(error?.kind ?? null),
+	});
+	return errors;
+}
+
+test('the rebuilt shard has the cells, the root and the recovery record of the lost one', async () => {
+	const { cluster, deps, lost, spare } = await damaged();
+	const old = cluster.transport.shardsOf(lost.workerId).get(lost.shardId);
+	cluster.transport.shardsOf(lost.workerId).delete(lost.shardId);
+	expect(await repairOnce(deps)).toEqual([null]);
+	const [[shardId, rebuilt] = []] = [...cluster.transport.shardsOf(spare)];
+	expect(rebuilt?.bytes.equals(old?.bytes as Buffer)).toBe(true);
+	const [before, after] = [decodeTrailer(old?.trailer as Buffer), decodeTrailer(rebuilt?.trailer as Buffer)];
+	expect(after).toEqual({ ...before, description: { ...before.description, shardId: shardId as ShardId } });
+	expect(cluster.pool.usedBytes).toBe(0);
+});
+
+test.each([
+	['takes nothing', { frozen: true }, 'timeout'],
+	['never sends a receipt', { noReceipt: true }, 'timeout'],
+	['sends a receipt too early', { earlyReceipt: true }, 'corrupt'],
+	['breaks off', { breakAfterCells: 2 }, 'unavailable'],
+] as const)('a target that %s is given up, and nothing is left', async (_, faults, kind) => {
+	const { cluster, deps, spare } = await damaged();
+	Object.assign(cluster.transport.faultsOf(spare), faults);
+	expect(await repairOnce(deps)).toEqual([kind]);
+	await expect.poll(() => cluster.pool.usedBytes).toBe(0);
+	expect(cluster.transport.open).toBe(0);
+	expect(await cluster.store.counts()).toMatchObject({ intents: 0, deletions: 1, repairs: 1 });
+});

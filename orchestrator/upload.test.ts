@@ -1,0 +1,62 @@
+/** Uploads whole, against workers in memory: what is stored reads back with any m workers gone, and no memory is kept. */
+
+import { describe, expect, test } from 'vitest';
+import { LARGE_CELL_BYTES, TAG_BYTES } from '../core/limits.ts';
+import { seededRandom } from '../test/support/clock.ts';
+import { type MemoryCluster, memoryCluster, PLAIN_UPLOAD, pour } from '../test/support/memory-cluster.ts';
+import type { ObjectInfo, Upload, UploadOptions } from './objects.types.ts';
+
+const random = seededRandom('upload');
+const PLAIN = LARGE_CELL_BYTES - TAG_BYTES;
+
+/** Reads it back with as many shards gone as may be, the first ones, so that every cell of parity is needed. */
+async function readWithoutSpares(cluster: MemoryCluster, info: ObjectInfo): Promise<Buffer> {
+	const { n, k, workers } = await cluster.placed(info);
+	const lost = workers.slice(0, n - k);
+	for (const workerId of lost) cluster.transport.faultsOf(workerId).dead = true;
+	const bytes = await cluster.download(info);
+	for (const workerId of lost) cluster.transport.faultsOf(workerId).dead = false;
+	return bytes;
+}
+
+async function begin(cluster: MemoryCluster, options: Partial<UploadOptions>): Promise<Upload> {
+	const begun = await cluster.objects.beginUpload({ ...PLAIN_UPLOAD, ...options }, new AbortController().signal);
+	if (!('upload' in begun)) throw new Error('no upload');
+	return begun.upload;
+}
+
+describe('a row never reaches into the room of the parity', () => {
+	test.each([3, 4, 5, 6, 7, 8, 9])('%i cells on twelve workers', async (cells) => {
+		const cluster = await memoryCluster({ workers: 12 });
+		const bytes = random.bytes(cells * PLAIN - 100);
+		for (const sizeHintBytes of [bytes.length, null]) {
+			const info = await cluster.upload(bytes, { sizeHintBytes });
+			expect((await readWithoutSpares(cluster, info)).equals(bytes)).toBe(true);
+		}
+		await expect.poll(() => cluster.pool.usedBytes).toBe(0);
+	});
+
+	test('workers leave between the reservation and the first row', async () => {
+		for (const gone of [1, 2, 3]) {
+			for (const cells of [2, 3, 4, 5]) {
+				const cluster = await memoryCluster({ workers: 6 });
+				const bytes = random.bytes(cells * PLAIN - 100);
+				const upload = await begin(cluster, { sizeHintBytes: bytes.length });
+				for (let i = 0; i < gone; i++) cluster.leave(i);
+				await pour(bytes, upload);
+				upload.end();
+				expect((await readWithoutSpares(cluster, await upload.result)).equals(bytes)).toBe(true);
+			}
+		}
+	});
+
+	test('workers join between the reservation and the first row', async () => {
+		const cluster = await memoryCluster({ workers: 3 });
+		const bytes = random.bytes(4 * PLAIN);
+		const upload = await begin(cluster, {});
+		for (let i = 0; i < 3; i++) await cluster.join();
+		await pour(bytes, upload);
+		upload.end();
+		expect((await readWithoutSpares(cluster, await upload.result)).equals(bytes)).toBe(true);
+	});
+});
