@@ -8,9 +8,10 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
-import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
+import { loadDotenv } from '../platform/env.ts';
 import { type Authority, openAuthority } from './authority.ts';
 import {
 	type ClusterProcess,
@@ -20,25 +21,26 @@ import {
 	startRequestPath,
 	writeClusterFile,
 } from './cluster-file.ts';
+import { tryLock } from './lock.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
 
 const ROOT = resolve(import.meta.dirname, '..');
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 12_000;
 const POLL_MS = 100;
+const LOOPBACK = '127.0.0.1';
 
 interface Member {
 	readonly name: string;
 	readonly role: 'orchestrator' | 'worker';
 	readonly dataDir: string;
-	readonly httpPort: number;
+	readonly url: string;
 	readonly grpcPort: number;
 	readonly env: Record<string, string>;
 	child: ChildProcess | null;
 }
 
-if (process.env.DISTRO_NO_DOTENV === undefined && existsSync(join(ROOT, '.env')))
-	process.loadEnvFile(join(ROOT, '.env'));
+loadDotenv();
 const dataDir = resolve(process.env.DATA_DIR ?? join(ROOT, 'data'));
 const members = await prepare().catch((error) => {
 	process.stderr.write(`${(error as Error).message}\n`);
@@ -54,13 +56,15 @@ await startAll(members);
 watchStartRequests(members);
 
 async function prepare(): Promise<Member[]> {
-	const running = readClusterFile(dataDir);
-	if (running !== null && isAlive(running.supervisor)) {
-		throw new Error(
-			`A cluster runs on ${dataDir} already (process ${running.supervisor}): stop it first, or choose another DATA_DIR.`,
-		);
+	try {
+		mkdirSync(dataDir, { recursive: true });
+		if (!tryLock(join(dataDir, 'supervisor.lock'))) {
+			throw new Error('a cluster runs on it already: stop that one first');
+		}
+	} catch (error) {
+		throw new Error(`DATA_DIR ${dataDir} can't be used: ${(error as Error).message}. Or choose another.`);
 	}
-	mkdirSync(dataDir, { recursive: true });
+	await outlived(readClusterFile(dataDir)?.processes ?? []);
 	const workers = wholeNumber('WORKERS', 6, 1, 99);
 	const httpPort = wholeNumber('HTTP_PORT', 8080, 0, 65_535);
 	const grpcPort = wholeNumber('GRPC_PORT', 9090, 0, 65_535);
@@ -69,7 +73,9 @@ async function prepare(): Promise<Member[]> {
 	const authority = await openAuthority(join(dataDir, 'ca'));
 	const orchestratorGrpc = await port(grpcPort, 'GRPC_PORT');
 	const list: Member[] = [];
-	list.push(await orchestrator(authority, { http: await port(httpPort, 'HTTP_PORT'), grpc: orchestratorGrpc }));
+	const httpHost = process.env.HTTP_HOST || LOOPBACK;
+	const http = await port(httpPort, 'HTTP_PORT', httpHost);
+	list.push(await orchestrator(authority, { httpHost, http, grpc: orchestratorGrpc }));
 	for (let i = 1; i <= workers; i++) {
 		list.push(
 			await worker(authority, i, {
@@ -82,7 +88,19 @@ async function prepare(): Promise<Member[]> {
 	return list;
 }
 
-async function orchestrator(authority: Authority, ports: { http: number; grpc: number }): Promise<Member> {
+/** Processes whose supervisor was killed stop by themselves; until then they have the data and the ports. */
+async function outlived(processes: readonly ClusterProcess[]): Promise<void> {
+	const deadline = Date.now() + STOP_TIMEOUT_MS;
+	const running = () => processes.filter(({ pid }) => isAlive(pid));
+	if (running().length > 0) say(`Waiting for ${running().length} processes of the cluster before to stop`);
+	while (running().length > 0 && Date.now() < deadline) await sleep(POLL_MS);
+	removeClusterFile(dataDir);
+}
+
+async function orchestrator(
+	authority: Authority,
+	o: { httpHost: string; http: number; grpc: number },
+): Promise<Member> {
 	const name = 'orchestrator-1';
 	const folder = join(dataDir, name);
 	mkdirSync(folder, { recursive: true });
@@ -94,12 +112,15 @@ async function orchestrator(authority: Authority, ports: { http: number; grpc: n
 		DATA_DIR: folder,
 		NAME: name,
 		TLS_DIR: join(folder, 'tls'),
-		HTTP_HOST: process.env.HTTP_HOST ?? '127.0.0.1',
-		HTTP_PORT: String(ports.http),
-		GRPC_HOST: '127.0.0.1',
-		GRPC_PORT: String(ports.grpc),
+		HTTP_HOST: o.httpHost,
+		HTTP_PORT: String(o.http),
+		GRPC_HOST: LOOPBACK,
+		GRPC_PORT: String(o.grpc),
 	};
-	return { name, role: 'orchestrator', dataDir: folder, httpPort: ports.http, grpcPort: ports.grpc, env, child: null };
+	// Who listens everywhere is reached here.
+	const host = ['0.0.0.0', '::'].includes(o.httpHost) ? LOOPBACK : o.httpHost;
+	const url = `http://${host.includes(':') ? `[${host}]` : host}:${o.http}`;
+	return { name, role: 'orchestrator', dataDir: folder, url, grpcPort: o.grpc, env, child: null };
 }
 
 async function worker(
@@ -110,7 +131,10 @@ async function worker(
 	const name = `worker-${index}`;
 	const folder = join(dataDir, name);
 	mkdirSync(folder, { recursive: true });
-	const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], { encoding: 'utf8' });
+	const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], {
+		encoding: 'utf8',
+		env: inherited('worker'),
+	});
 	const id = (JSON.parse(made) as { workerId: string }).workerId;
 	await authority.issue(join(folder, 'tls'), { role: 'worker', id, hosts: ['localhost', '127.0.0.1'] });
 	const env = {
@@ -123,7 +147,8 @@ async function worker(
 		HTTP_PORT: String(ports.http),
 		ORCHESTRATORS: ports.orchestrator,
 	};
-	return { name, role: 'worker', dataDir: folder, httpPort: ports.http, grpcPort: ports.grpc, env, child: null };
+	const url = `http://${LOOPBACK}:${ports.http}`;
+	return { name, role: 'worker', dataDir: folder, url, grpcPort: ports.grpc, env, child: null };
 }
 
 /** What a process may see of this one's environment: a worker must not get the master key. */
@@ -149,7 +174,13 @@ function inherited(role: Member['role']): Record<string, string> {
 
 function start(member: Member): void {
 	const { flags, env } = NODE_OPTIONS_OF[member.role];
-	const log = createWriteStream(join(member.dataDir, 'log'), { flags: 'a' });
+	const log = (text: Buffer) => {
+		try {
+			appendFileSync(join(member.dataDir, 'log'), text);
+		} catch {
+			// A full disk costs lines of the log, and neither this process nor, by a pipe that nobody empties, the child.
+		}
+	};
 	const child = spawn(process.execPath, [...flags, join(ROOT, member.role, 'main.ts')], {
 		env: { ...inherited(member.role), ...env, ...member.env, DISTRO_PARENT_PIPE: '1' },
 		// A group of its own: Ctrl-C reaches this process only, which stops the others in order.
@@ -157,12 +188,13 @@ function start(member: Member): void {
 		stdio: ['pipe', 'pipe', 'pipe'],
 	});
 	member.child = child;
-	child.stdout.pipe(log);
+	child.stdout.on('data', log);
 	let lastWords = '';
 	child.stderr.on('data', (text: Buffer) => {
 		lastWords = (lastWords + text.toString()).slice(-2000);
-		log.write(text);
+		log(text);
 	});
+	child.on('error', (error) => say(`${member.name} can't be started: ${error.message}`));
 	child.on('exit', (code, signal) => {
 		if (member.child !== child) return;
 		member.child = null;
@@ -196,7 +228,7 @@ async function startAll(all: readonly Member[]): Promise<void> {
 	if (stopping) return;
 	started = true;
 	save();
-	const http = urlOf(all[0] as Member);
+	const { url: http } = all[0] as Member;
 	say(`
 Distro is ready: ${http}
 
@@ -210,7 +242,7 @@ Processes and ports: ${join(dataDir, 'cluster.json')}. Ctrl-C stops all of them.
 
 async function isReady(member: Member): Promise<boolean> {
 	try {
-		const response = await fetch(`http://127.0.0.1:${member.httpPort}/readyz`, { signal: AbortSignal.timeout(1000) });
+		const response = await fetch(`${member.url}/readyz`, { signal: AbortSignal.timeout(1000) });
 		await response.arrayBuffer();
 		return response.ok;
 	} catch {
@@ -242,17 +274,18 @@ function save(): void {
 						name: member.name,
 						role: member.role,
 						pid: member.child.pid,
-						http: urlOf(member),
+						http: member.url,
 						grpc: `127.0.0.1:${member.grpcPort}`,
 						dataDir: member.dataDir,
 					},
 				],
 	);
-	if (started && !stopping) writeClusterFile(dataDir, { supervisor: process.pid, processes });
-}
-
-function urlOf(member: Member): string {
-	return `http://127.0.0.1:${member.httpPort}`;
+	if (!started || stopping) return;
+	try {
+		writeClusterFile(dataDir, { supervisor: process.pid, processes });
+	} catch (error) {
+		say(`cluster.json can't be written: ${(error as Error).message}`);
+	}
 }
 
 /** Orchestrator first, so that nobody is served by half a cluster; whoever does not stop in time is killed. */
@@ -289,20 +322,23 @@ function stopOne(member: Member): Promise<void> {
  * A free port for 0; else that one, if it is free. Free ones come from below the range that the system gives to outgoing
  * connections: between looking and listening nobody else is likely to take one.
  */
-async function port(wanted: number, variable: string): Promise<number> {
+async function port(wanted: number, variable: string, host = LOOPBACK): Promise<number> {
 	for (let tries = 0; tries < 100; tries++) {
 		const candidate = wanted === 0 ? randomInt(10_000, 32_768) : wanted;
-		if (await isFree(candidate)) return candidate;
-		if (wanted !== 0) throw new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`);
+		const problem = await whyNot(candidate, host);
+		if (problem === null) return candidate;
+		if (wanted === 0) continue;
+		const why = problem.code === 'EADDRINUSE' ? 'is in use: stop what uses it' : `can't be used (${problem.message})`;
+		throw new Error(`Port ${wanted} ${why}, or set ${variable} to another.`);
 	}
 	throw new Error(`No free port was found for ${variable}.`);
 }
 
-function isFree(candidate: number): Promise<boolean> {
+function whyNot(candidate: number, host: string): Promise<NodeJS.ErrnoException | null> {
 	return new Promise((done) => {
 		const probe = createServer();
-		probe.once('error', () => done(false));
-		probe.listen(candidate, '127.0.0.1', () => probe.close(() => done(true)));
+		probe.once('error', done);
+		probe.listen(candidate, host, () => probe.close(() => done(null)));
 	});
 }
 

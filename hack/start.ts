@@ -2,11 +2,14 @@
 
 import { writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { loadDotenv } from '../platform/env.ts';
 import { isAlive, readClusterFile, startRequestPath } from './cluster-file.ts';
 
 const TIMEOUT_MS = 30_000;
+const ROOT = resolve(import.meta.dirname, '..');
+loadDotenv();
 const name = process.argv[2] ?? process.env.NAME;
-const dataDir = resolve(process.env.DATA_DIR ?? resolve(import.meta.dirname, '../data'));
+const dataDir = resolve(process.env.DATA_DIR ?? resolve(ROOT, 'data'));
 
 function fail(sentence: string): never {
 	process.stderr.write(`${sentence}\n`);

@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
+import { loadDotenv } from '../platform/env.ts';
 import { createApiKey } from './admin-keys.ts';
 import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore, openApiKeys } from './api-keys.ts';
 
@@ -67,6 +68,7 @@ function isScope(text: string | undefined): text is ApiKeyScope {
 }
 
 function dataDir(): string {
+	loadDotenv();
 	const given = process.env.DATA_DIR;
 	if (given === undefined || given === '') return join('data', NESTED);
 	return existsSync(join(given, NESTED)) ? join(given, NESTED) : given;

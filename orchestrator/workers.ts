@@ -83,7 +83,7 @@ export class WorkerRegistry {
 		for (const row of await this.#store.workers()) this.#set(row);
 	}
 
-	/** Throws `denied` (another receipt key), `exists` (the name is taken) as the store says. */
+	/** Throws `denied` (another receipt key), `exists` (the name is that of a worker that is here) as the store says. */
 	async register(worker: {
 		workerId: WorkerId;
 		name: string;
@@ -102,8 +102,22 @@ export class WorkerRegistry {
 			...worker,
 			lastSeenMs: nowMs,
 		};
+		await this.#freeName(worker);
 		await this.#store.saveWorker(row);
 		this.#set(row);
+	}
+
+	/**
+	 * A name is only a name: a worker that lost its volume comes back as another one and takes its name from what it was,
+	 * which keeps its place under a longer one. Not from one that is here.
+	 */
+	async #freeName({ workerId, name }: { workerId: WorkerId; name: string }): Promise<void> {
+		for (const entry of this.#workers.values()) {
+			const { row } = entry;
+			if (row.name !== name || row.workerId === workerId || entry.stream !== null) continue;
+			entry.row = { ...row, name: `${name}.${row.workerId.slice(0, 8)}` };
+			await this.#store.saveWorker(entry.row);
+		}
 	}
 
 	/** Throws `not_found` before `register`, `exists` while another stream of that worker is open. */
