@@ -28,9 +28,17 @@ export function startRequestPath(dataDir: string, name: string): string {
 	return join(dataDir, `start-${name}`);
 }
 
+/** Null when there is none, or what a power cut left of one: it only ever tells of processes that run. */
 export function readClusterFile(dataDir: string): ClusterFile | null {
 	const path = clusterFilePath(dataDir);
-	return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as ClusterFile) : null;
+	if (!existsSync(path)) return null;
+	try {
+		const file = JSON.parse(readFileSync(path, 'utf8')) as ClusterFile | null;
+		return Array.isArray(file?.processes) ? file : null;
+	} catch (error) {
+		if (error instanceof SyntaxError) return null;
+		throw error;
+	}
 }
 
 export function writeClusterFile(dataDir: string, file: ClusterFile): void {

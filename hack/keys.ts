@@ -5,9 +5,10 @@
 
 import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { clusterDataDir, loadDotEnv, ORCHESTRATOR } from './environment.ts';
+import { loadDotenv } from '../platform/env.ts';
+import { clusterDataDir, ORCHESTRATOR } from './environment.ts';
 
-loadDotEnv();
+loadDotenv();
 const given = clusterDataDir();
 // Who names the orchestrator's own folder means that one.
 const isOrchestrators = basename(given) === ORCHESTRATOR || existsSync(join(given, 'metadata.db'));

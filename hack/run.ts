@@ -7,10 +7,11 @@
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { randomBytes, randomInt } from 'node:crypto';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { loadDotenv } from '../platform/env.ts';
 import { type Authority, openAuthority } from './authority.ts';
 import {
 	type ClusterProcess,
@@ -20,18 +21,20 @@ import {
 	startRequestPath,
 	writeClusterFile,
 } from './cluster-file.ts';
-import { clusterDataDir, loadDotEnv, ORCHESTRATOR, ROOT } from './environment.ts';
+import { clusterDataDir, ORCHESTRATOR, ROOT } from './environment.ts';
+import { tryLock } from './lock.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
 
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 12_000;
 const POLL_MS = 100;
+const LOOPBACK = '127.0.0.1';
 
 interface Member {
 	readonly name: string;
 	readonly role: 'orchestrator' | 'worker';
 	readonly dataDir: string;
-	readonly httpPort: number;
+	readonly url: string;
 	readonly grpcPort: number;
 	readonly env: Record<string, string>;
 	/** Makes its identity and certificate, unless good ones are there. */
@@ -39,7 +42,7 @@ interface Member {
 	child: ChildProcess | null;
 }
 
-loadDotEnv();
+loadDotenv();
 const dataDir = clusterDataDir();
 const members = await prepare().catch((error) => {
 	process.stderr.write(`${(error as Error).message}\n`);
@@ -55,13 +58,15 @@ await startAll(members);
 watchStartRequests(members);
 
 async function prepare(): Promise<Member[]> {
-	const running = readClusterFile(dataDir);
-	if (running !== null && isAlive(running.supervisor)) {
-		throw new Error(
-			`A cluster runs on ${dataDir} already (process ${running.supervisor}): stop it first, or choose another DATA_DIR.`,
-		);
+	try {
+		mkdirSync(dataDir, { recursive: true });
+		if (!tryLock(join(dataDir, 'supervisor.lock'))) {
+			throw new Error('a cluster runs on it already: stop that one first');
+		}
+	} catch (error) {
+		throw new Error(`DATA_DIR ${dataDir} can't be used: ${(error as Error).message}. Or choose another.`);
 	}
-	mkdirSync(dataDir, { recursive: true });
+	await outlived(readClusterFile(dataDir)?.processes ?? []);
 	const workers = wholeNumber('WORKERS', 6, 1, 99);
 	const httpPort = wholeNumber('HTTP_PORT', 8080, 0, 65_535);
 	const grpcPort = wholeNumber('GRPC_PORT', 9090, 0, 65_535);
@@ -70,7 +75,9 @@ async function prepare(): Promise<Member[]> {
 	const authority = await openAuthority(join(dataDir, 'ca'));
 	const orchestratorGrpc = await port(grpcPort, 'GRPC_PORT');
 	const list: Member[] = [];
-	list.push(orchestrator(authority, { http: await port(httpPort, 'HTTP_PORT'), grpc: orchestratorGrpc }));
+	const httpHost = process.env.HTTP_HOST || LOOPBACK;
+	const http = await port(httpPort, 'HTTP_PORT', httpHost);
+	list.push(orchestrator(authority, { httpHost, http, grpc: orchestratorGrpc }));
 	for (let i = 1; i <= workers; i++) {
 		list.push(
 			worker(authority, i, {
@@ -83,7 +90,16 @@ async function prepare(): Promise<Member[]> {
 	return list;
 }
 
-function orchestrator(authority: Authority, ports: { http: number; grpc: number }): Member {
+/** Processes whose supervisor was killed stop by themselves; until then they have the data and the ports. */
+async function outlived(processes: readonly ClusterProcess[]): Promise<void> {
+	const deadline = Date.now() + STOP_TIMEOUT_MS;
+	const running = () => processes.filter(({ pid }) => isAlive(pid));
+	if (running().length > 0) say(`Waiting for ${running().length} processes of the cluster before to stop`);
+	while (running().length > 0 && Date.now() < deadline) await sleep(POLL_MS);
+	removeClusterFile(dataDir);
+}
+
+function orchestrator(authority: Authority, o: { httpHost: string; http: number; grpc: number }): Member {
 	const name = ORCHESTRATOR;
 	const folder = join(dataDir, name);
 	const prepare = async () => {
@@ -97,13 +113,15 @@ function orchestrator(authority: Authority, ports: { http: number; grpc: number 
 		DATA_DIR: folder,
 		NAME: name,
 		TLS_DIR: join(folder, 'tls'),
-		HTTP_HOST: process.env.HTTP_HOST ?? '127.0.0.1',
-		HTTP_PORT: String(ports.http),
-		GRPC_HOST: '127.0.0.1',
-		GRPC_PORT: String(ports.grpc),
+		HTTP_HOST: o.httpHost,
+		HTTP_PORT: String(o.http),
+		GRPC_HOST: LOOPBACK,
+		GRPC_PORT: String(o.grpc),
 	};
-	const { http: httpPort, grpc: grpcPort } = ports;
-	return { name, role: 'orchestrator', dataDir: folder, httpPort, grpcPort, env, prepare, child: null };
+	// Who listens everywhere is reached here.
+	const host = ['0.0.0.0', '::'].includes(o.httpHost) ? LOOPBACK : o.httpHost;
+	const url = `http://${host.includes(':') ? `[${host}]` : host}:${o.http}`;
+	return { name, role: 'orchestrator', dataDir: folder, url, grpcPort: o.grpc, env, prepare, child: null };
 }
 
 function worker(
@@ -118,6 +136,7 @@ function worker(
 		const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], {
 			encoding: 'utf8',
 			stdio: 'pipe',
+			env: inherited('worker'),
 		});
 		const id = (JSON.parse(made) as { workerId: string }).workerId;
 		await authority.issue(join(folder, 'tls'), { role: 'worker', id, hosts: ['localhost', '127.0.0.1'] });
@@ -132,8 +151,8 @@ function worker(
 		HTTP_PORT: String(ports.http),
 		ORCHESTRATORS: ports.orchestrator,
 	};
-	const { http: httpPort, grpc: grpcPort } = ports;
-	return { name, role: 'worker', dataDir: folder, httpPort, grpcPort, env, prepare, child: null };
+	const url = `http://${LOOPBACK}:${ports.http}`;
+	return { name, role: 'worker', dataDir: folder, url, grpcPort: ports.grpc, env, prepare, child: null };
 }
 
 /** What a process may see of this one's environment: a worker must not get the master key. */
@@ -170,7 +189,13 @@ async function start(member: Member): Promise<void> {
 	}
 	if (stopping) return;
 	const { flags, env } = NODE_OPTIONS_OF[member.role];
-	const log = createWriteStream(logOf(member), { flags: 'a' });
+	const log = (text: Buffer) => {
+		try {
+			appendFileSync(logOf(member), text);
+		} catch {
+			// A full disk costs lines of the log, and neither this process nor, by a pipe that nobody empties, the child.
+		}
+	};
 	const child = spawn(process.execPath, [...flags, join(ROOT, member.role, 'main.ts')], {
 		env: { ...inherited(member.role), ...env, ...member.env, DISTRO_PARENT_PIPE: '1' },
 		// A group of its own: Ctrl-C reaches this process only, which stops the others in order.
@@ -178,12 +203,13 @@ async function start(member: Member): Promise<void> {
 		stdio: ['pipe', 'pipe', 'pipe'],
 	});
 	member.child = child;
-	child.stdout.pipe(log);
+	child.stdout.on('data', log);
 	let lastWords = '';
 	child.stderr.on('data', (text: Buffer) => {
 		lastWords = (lastWords + text.toString()).slice(-2000);
-		log.write(text);
+		log(text);
 	});
+	child.on('error', (error) => say(`${member.name} can't be started: ${error.message}`));
 	// Not at `exit`: its last words may still be on their way.
 	child.on('close', (code, signal) => {
 		if (member.child !== child) return;
@@ -231,7 +257,7 @@ async function startAll(all: readonly Member[]): Promise<void> {
 	if (stopping) return;
 	started = true;
 	save();
-	const http = urlOf(all[0] as Member);
+	const { url: http } = all[0] as Member;
 	say(`
 Distro is ready: ${http}${ready < all.length ? `, but ${all.length - ready} of ${all.length - 1} workers are not` : ''}
 
@@ -245,7 +271,7 @@ Processes and ports: ${join(dataDir, 'cluster.json')}. Ctrl-C stops all of them.
 
 async function isReady(member: Member): Promise<boolean> {
 	try {
-		const response = await fetch(`http://127.0.0.1:${member.httpPort}/readyz`, { signal: AbortSignal.timeout(1000) });
+		const response = await fetch(`${member.url}/readyz`, { signal: AbortSignal.timeout(1000) });
 		await response.arrayBuffer();
 		return response.ok;
 	} catch {
@@ -279,18 +305,18 @@ function save(): void {
 						name: member.name,
 						role: member.role,
 						pid: member.child.pid,
-						http: urlOf(member),
+						http: member.url,
 						grpc: `127.0.0.1:${member.grpcPort}`,
 						dataDir: member.dataDir,
 					},
 				],
 	);
-	if (started && !stopping)
+	if (!started || stopping) return;
+	try {
 		writeClusterFile(dataDir, { supervisor: process.pid, members: members.map(({ name }) => name), processes });
-}
-
-function urlOf(member: Member): string {
-	return `http://127.0.0.1:${member.httpPort}`;
+	} catch (error) {
+		say(`cluster.json can't be written: ${(error as Error).message}`);
+	}
 }
 
 /** Orchestrator first, so that nobody is served by half a cluster; whoever does not stop in time is killed. */
@@ -323,17 +349,27 @@ function stopOne(member: Member): Promise<void> {
 	});
 }
 
-/** A free port for 0; else that one, if it is free. */
-function port(wanted: number, variable: string): Promise<number> {
-	return new Promise((done, fail) => {
+/**
+ * A free port for 0; else that one, if it is free. Free ones come from below the range that the system gives to outgoing
+ * connections: between looking and listening nobody else is likely to take one.
+ */
+async function port(wanted: number, variable: string, host = LOOPBACK): Promise<number> {
+	for (let tries = 0; tries < 100; tries++) {
+		const candidate = wanted === 0 ? randomInt(10_000, 32_768) : wanted;
+		const problem = await whyNot(candidate, host);
+		if (problem === null) return candidate;
+		if (wanted === 0) continue;
+		const why = problem.code === 'EADDRINUSE' ? 'is in use: stop what uses it' : `can't be used (${problem.message})`;
+		throw new Error(`Port ${wanted} ${why}, or set ${variable} to another.`);
+	}
+	throw new Error(`No free port was found for ${variable}.`);
+}
+
+function whyNot(candidate: number, host: string): Promise<NodeJS.ErrnoException | null> {
+	return new Promise((done) => {
 		const probe = createServer();
-		probe.once('error', () =>
-			fail(new Error(`Port ${wanted} is in use: stop what uses it, or set ${variable} to another.`)),
-		);
-		probe.listen(wanted, '127.0.0.1', () => {
-			const { port: found } = probe.address() as { port: number };
-			probe.close(() => done(found));
-		});
+		probe.once('error', done);
+		probe.listen(candidate, host, () => probe.close(() => done(null)));
 	});
 }
 

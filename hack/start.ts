@@ -1,11 +1,12 @@
 /** `make start NAME=worker-3`: asks the running supervisor to start a process that went down, and waits until it is back. */
 
 import { writeFileSync } from 'node:fs';
+import { loadDotenv } from '../platform/env.ts';
 import { isAlive, readClusterFile, startRequestPath } from './cluster-file.ts';
-import { clusterDataDir, loadDotEnv } from './environment.ts';
+import { clusterDataDir } from './environment.ts';
 
 const TIMEOUT_MS = 30_000;
-loadDotEnv();
+loadDotenv();
 const name = process.argv[2] ?? process.env.NAME;
 const dataDir = clusterDataDir();
 

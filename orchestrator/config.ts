@@ -3,6 +3,7 @@
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type MasterKeyring, parseMasterKeys } from '../core/crypto/keys.ts';
+import { DistroError } from '../core/errors.ts';
 import {
 	INLINE_LIMIT_BYTES,
 	INLINE_MAX_BYTES,
@@ -13,7 +14,7 @@ import {
 import { DEFAULT_POLICY, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Random } from '../core/ports.ts';
 import { EnvReader } from '../platform/env.ts';
-import { writeFileDurably } from '../platform/files.ts';
+import { createFileDurably } from '../platform/files.ts';
 
 export interface OrchestratorConfig {
 	readonly dataDir: string;
@@ -66,18 +67,31 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 	};
 	const master = given === null ? null : reader.parse(() => parseMasterKeys(given));
 	reader.done();
+	try {
+		mkdirSync(dataDir, { recursive: true });
+	} catch (cause) {
+		throw new DistroError('invalid', `DATA_DIR ${dataDir} can't be used: ${(cause as Error).message}`, { cause });
+	}
 	if (master !== null) return { ...shared, master, masterKeyMade: null };
 	const kept = keptMasterKey(dataDir, random);
 	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
 }
 
+export const METADATA_FILE = 'metadata.db';
+
 /** Without MASTER_KEY: the one in the data folder, made once. */
 function keptMasterKey(dataDir: string, random: Random): { text: string; made: string | null } {
 	const path = join(dataDir, 'master.key');
 	if (existsSync(path)) return { text: readFileSync(path, 'utf8'), made: null };
-	mkdirSync(dataDir, { recursive: true });
+	if (existsSync(join(dataDir, METADATA_FILE))) {
+		// A new one would open nothing, and be taken for the right one later.
+		throw new DistroError(
+			'denied',
+			`${dataDir} has metadata and no master.key: restore that file, or set MASTER_KEY to the key that was used; nothing was changed`,
+		);
+	}
 	const text = random.bytes(32).toString('hex');
-	writeFileDurably(path, `${text}\n`, { mode: 0o600 });
+	if (!createFileDurably(path, `${text}\n`, { mode: 0o600 })) return { text: readFileSync(path, 'utf8'), made: null };
 	return {
 		text,
 		made: `made a master key and keep it in ${path} (mode 0600): copy it to a safe place, nothing can be read without it`,

@@ -1,6 +1,5 @@
 /** The orchestrator process: reads its environment, builds its parts, serves. The only place that constructs. */
 
-import { mkdirSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { DistroError } from '../core/errors.ts';
@@ -8,13 +7,12 @@ import { chooseRedundancy } from '../core/model/redundancy.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { bindGrpcServer, createGrpcServer } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
-import { listening } from '../platform/listen.ts';
 import { createLogger } from '../platform/log.ts';
 import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
 import { openApiKeys } from './api-keys.ts';
-import { readConfig } from './config.ts';
+import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
@@ -31,12 +29,12 @@ import { WorkerRegistry } from './workers.ts';
 const REPAIR_IDLE_MS = 1_000;
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
+const CLOSE_IDLE_MS = 100;
 
 await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const config = readConfig(process.env, systemRandom);
 	const log = createLogger({ role: 'orchestrator', name: config.name, level: config.logLevel });
 	if (config.masterKeyMade !== null) log.warn({}, config.masterKeyMade);
-	mkdirSync(config.dataDir, { recursive: true });
 	const tls = new TlsSource(config.tlsDir);
 	const { clusterId, role } = tls.identity;
 	if (role !== 'orchestrator') throw new DistroError('denied', `the certificate in ${config.tlsDir} is for a ${role}`);
@@ -44,7 +42,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const random = systemRandom;
 
 	const store = await openSqliteStore({
-		path: join(config.dataDir, 'metadata.db'),
+		path: join(config.dataDir, METADATA_FILE),
 		onFailed: (error) => {
 			log.error({ err: error }, 'the metadata store failed');
 			lifecycle.stop('the metadata store failed');
@@ -114,8 +112,9 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		log,
 		limits: { maxObjectBytes: config.maxObjectBytes },
 	});
-	await http.listen({ host: config.httpHost, port: config.httpPort });
-	await listening(http.server, `HTTP_PORT ${config.httpPort}`);
+	await http.listen({ host: config.httpHost, port: config.httpPort }).catch((error: Error) => {
+		throw new DistroError('invalid', `HTTP_PORT ${config.httpPort}: can't listen: ${error.message}`);
+	});
 
 	async function clusterView(): Promise<ClusterView> {
 		const counts = await store.counts();
@@ -182,21 +181,26 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		},
 	);
 
+	let jobsEnded: Promise<void> = Promise.resolve();
 	lifecycle.onStop('store', () => store.close());
 	lifecycle.onStop('api keys', () => apiKeys.close());
+	lifecycle.onStop('jobs', () => jobsEnded);
 	lifecycle.onStop('transport', () => transport.close());
 	lifecycle.onStop('grpc', () => grpc.forceShutdown());
 	lifecycle.onStop('http', async () => {
 		ready = false;
+		// A step may wait for a worker that does not answer: requests don't wait for it, and it ends with the transport.
+		jobsEnded = jobs.stop();
 		const cancel = clock.schedule(DRAIN_MS, () => {
 			objects.abortUploads('the orchestrator is stopping');
 			http.server.closeAllConnections();
 		});
-		http.server.closeIdleConnections();
+		// A kept connection whose last answer went out after this would hold the server up.
+		const idle = setInterval(() => http.server.closeIdleConnections(), CLOSE_IDLE_MS);
 		await http.close();
+		clearInterval(idle);
 		cancel();
 	});
-	lifecycle.onStop('jobs', () => jobs.stop());
 	const address = http.server.address() as AddressInfo;
 	log.info(
 		{ clusterId, http: `${config.httpHost}:${address.port}`, grpc: `${config.grpcHost}:${grpcPort}` },

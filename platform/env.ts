@@ -3,10 +3,17 @@
  * (`NAME_FILE`), and no value of a secret ever stands in a sentence.
  */
 
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { DistroError } from '../core/errors.ts';
 
 const SIZE_UNITS = { '': 1, Ki: 1024, Mi: 1024 ** 2, Gi: 1024 ** 3, Ti: 1024 ** 4 } as const;
+
+/** The `.env` in the project's root, for every command that a person calls. What is set already stays. */
+export function loadDotenv(): void {
+	const path = resolve(import.meta.dirname, '../.env');
+	if (process.env.DISTRO_NO_DOTENV === undefined && existsSync(path)) process.loadEnvFile(path);
+}
 
 export class EnvReader {
 	readonly #env: NodeJS.ProcessEnv;

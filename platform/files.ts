@@ -1,6 +1,7 @@
 /** Small files that must survive a power cut: written beside, synced, renamed, folder synced. */
 
-import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { closeSync, fsyncSync, linkSync, openSync, renameSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 export function writeFileDurably(path: string, text: string, options: { mode: number }): void {
@@ -14,6 +15,22 @@ export function writeFileDurably(path: string, text: string, options: { mode: nu
 	}
 	renameSync(temporary, path);
 	syncFolder(dirname(path));
+}
+
+/** The same, unless the file is there: false then, and nothing is changed. Of several that try at once one makes it. */
+export function createFileDurably(path: string, text: string, options: { mode: number }): boolean {
+	const temporary = `${path}.${randomUUID()}`;
+	writeFileDurably(temporary, text, options);
+	try {
+		linkSync(temporary, path);
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+		throw error;
+	} finally {
+		unlinkSync(temporary);
+	}
+	syncFolder(dirname(path));
+	return true;
 }
 
 /** Makes the names in a folder durable. */

@@ -40,6 +40,8 @@ import { madeYoungBuffers } from './young-collection.ts';
 
 const REQUEST_MAX_BYTES = 1024 * 1024;
 const MAX_STREAMS = 1000;
+/** A peer that goes on sending for this long after it was refused is cut off. */
+const RESET_AFTER_MS = 1_000;
 
 /** One shard coming in. */
 export interface IncomingShard {
@@ -78,6 +80,8 @@ export interface ShardHandlers {
 export interface ShardServerOptions {
 	readonly tls: tls.SecureContextOptions & tls.TlsOptions;
 	readonly handlers: ShardHandlers;
+	/** A put or get that moves no byte for this long loses what is kept for it. */
+	readonly idleMs?: number;
 	/** Called for each finished call: method name, status kind or 'ok'. */
 	readonly observe?: (method: string, outcome: string) => void;
 	/** How often to ask whether a peer still lives. */
@@ -86,7 +90,7 @@ export interface ShardServerOptions {
 
 /** The caller listens and closes. */
 export function createShardServer(options: ShardServerOptions): http2.Http2SecureServer {
-	const { handlers } = options;
+	const { handlers, idleMs = STREAM_IDLE_MS } = options;
 	const server = http2.createSecureServer({
 		...options.tls,
 		requestCert: true,
@@ -110,7 +114,7 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 	});
 	server.on('stream', (stream, headers) => {
 		const path = headers[':path'] ?? '';
-		const call = new Call(stream, path, options.observe);
+		const call = new Call({ stream, path, observe: options.observe, idleMs });
 		const verdict = stream.session === undefined ? undefined : verdicts.get(stream.session);
 		if (verdict !== 'ok') call.fail(verdict ?? new DistroError('denied', 'not authorized'));
 		else if (path === PUT_PATH) servePut(call, handlers);
@@ -133,12 +137,20 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 /** One call's life: headers once, status once. */
 class Call {
 	readonly stream: http2.ServerHttp2Stream;
+	readonly idleMs: number;
 	readonly #method: string;
 	readonly #observe: ShardServerOptions['observe'];
 	#over = false;
 
-	constructor(stream: http2.ServerHttp2Stream, path: string, observe: ShardServerOptions['observe']) {
+	constructor(o: {
+		stream: http2.ServerHttp2Stream;
+		path: string;
+		observe: ShardServerOptions['observe'];
+		idleMs: number;
+	}) {
+		const { stream, path, observe } = o;
 		this.stream = stream;
+		this.idleMs = o.idleMs;
 		this.#method = path.slice(path.lastIndexOf('/') + 1);
 		this.#observe = observe;
 		stream.on('error', () => this.#finished('canceled'));
@@ -178,16 +190,19 @@ class Call {
 			'grpc-message': encodeURIComponent(error.message),
 			[KIND_METADATA_KEY]: error.kind,
 		};
-		if (this.stream.headersSent) {
-			this.stream.removeAllListeners('wantTrailers');
-			this.stream.on('wantTrailers', () => this.stream.sendTrailers(trailers));
-			this.stream.end();
+		const { stream } = this;
+		if (stream.headersSent) {
+			stream.removeAllListeners('wantTrailers');
+			stream.on('wantTrailers', () => stream.sendTrailers(trailers));
+			stream.end();
 		} else {
-			this.stream.respond({ ':status': 200, 'content-type': 'application/grpc', ...trailers }, { endStream: true });
+			stream.respond({ ':status': 200, 'content-type': 'application/grpc', ...trailers }, { endStream: true });
 		}
-		// What the peer still sends is not wanted: tell it so instead of reading it.
-		this.stream.resume();
-		this.stream.close(http2.constants.NGHTTP2_NO_ERROR);
+		// What the peer still sends is thrown away until it has heard. A reset now would overtake the reason on its way.
+		stream.resume();
+		const reset = setTimeout(() => stream.close(http2.constants.NGHTTP2_NO_ERROR), RESET_AFTER_MS);
+		reset.unref();
+		stream.once('close', () => clearTimeout(reset));
 	}
 
 	#finished(outcome: string): void {
@@ -270,7 +285,7 @@ function servePut(call: Call, handlers: ShardHandlers): void {
 		if (!finishing && !call.over) fail(new DistroError('canceled', 'the stream ended before the trailer'));
 	});
 	stream.on('close', () => shard?.abort('the sender has left'));
-	stream.setTimeout(STREAM_IDLE_MS, () => {
+	stream.setTimeout(call.idleMs, () => {
 		if (!finishing && !call.over) fail(new DistroError('timeout', 'no byte came for too long'));
 	});
 }
@@ -321,8 +336,8 @@ function serveGet(call: Call, handlers: ShardHandlers): void {
 		onGone: () => {},
 	};
 	stream.on('close', () => out.onGone());
-	// A reader that takes nothing for too long loses the buffers that are kept for it, be it the last ones.
-	stream.setTimeout(STREAM_IDLE_MS, () => stream.close(http2.constants.NGHTTP2_CANCEL));
+	// A reader that takes nothing for too long loses the buffers that are kept for it, the last ones as well.
+	stream.setTimeout(call.idleMs, () => stream.close(http2.constants.NGHTTP2_CANCEL));
 	stream.on('data', (chunk: Buffer) => {
 		try {
 			reader.push(chunk);

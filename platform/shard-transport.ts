@@ -258,6 +258,11 @@ function watch(
 		if (status === 'ok') {
 			guarded(() => call.end());
 			settled = true;
+		} else if (status !== null) {
+			fail(status);
+			// The worker wants no more: what is still to be written is let go.
+			stream.close(http2.constants.NGHTTP2_NO_ERROR);
+			stream.destroy();
 		}
 	});
 	let failure: Error | null = null;
@@ -280,13 +285,13 @@ function statusOf(headers: http2.IncomingHttpHeaders): DistroError | 'ok' {
 	const kind = headers[KIND_METADATA_KEY];
 	return errorFromStatus({
 		code: Number.isInteger(code) ? code : 2,
-		message: decoded(String(headers['grpc-message'] ?? '')),
+		message: percentDecoded(String(headers['grpc-message'] ?? '')),
 		kind: typeof kind === 'string' ? kind : undefined,
 	});
 }
 
-/** Percent-encoded as gRPC wants it, or whatever a broken peer sends instead. */
-function decoded(text: string): string {
+/** What is no percent-encoding stays as it is: a worker's bad manners must not end this process. */
+function percentDecoded(text: string): string {
 	try {
 		return decodeURIComponent(text);
 	} catch {

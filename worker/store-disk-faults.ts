@@ -157,7 +157,8 @@ export class PowerCutDisk {
 		switch (name) {
 			case 'open':
 				return (fd) => {
-					if (second === 'wx')
+					// Names or numbers.
+					if (second === 'wx' || (Number(second) & fs.constants.O_CREAT) !== 0)
 						this.#names.set(first, { folder: false, written: Buffer.alloc(0), synced: Buffer.alloc(0) });
 					this.#open.set(fd as number, { path: first, inode: this.#names.get(first) as Inode });
 				};

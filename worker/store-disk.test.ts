@@ -120,69 +120,115 @@ const nothingPromised = (): Promises => ({ stored: new Set(), deleting: new Set(
 
 describe('crash points', () => {
 	const survivals: Survival[] = ['only what was synced', 'names before bytes'];
-	for (const survival of survivals) {
-		for (const done of [false, true]) {
-			test(`power cut ${done ? 'after' : 'before'} each file call: ${survival}`, async () => {
-				let stored = 0;
-				let points = 0;
-				const dataDir = newFolder();
-				await (await open(dataDir)).close();
-				for (let cutAt = 1; ; cutAt++) {
-					const disk = new PowerCutDisk(dataDir, { cutAt, done });
-					const store = await open(dataDir, { files: disk.files });
-					const shards = [neighbour(), neighbour(), neighbour()];
-					const promises = nothingPromised();
-					const ended = await Promise.race([
-						scenario(store, shards, promises).then(() => true),
-						disk.cut.then(() => false),
-					]);
-					await disk.settle(survival);
-					const again = await open(dataDir);
-					await expectKept(again, shards, promises);
-					expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
-					expect(filesUnder(join(dataDir, 'trash'))).toEqual(expect.arrayContaining([...promises.deleted]));
-					stored += promises.stored.size;
-					points++;
-					await again.close();
-					removeFiles(join(dataDir, 'shards'));
-					fs.rmSync(join(dataDir, 'trash'), { recursive: true });
-					fs.mkdirSync(join(dataDir, 'trash'));
-					if (ended) break;
-				}
-				// The scenario has three puts and a delete: each of its calls was a crash point, and some puts were promised.
-				expect(points).toBeGreaterThan(35);
-				expect(stored).toBeGreaterThan(points);
-			});
-		}
-	}
-
-	test('an error from each file call: nothing half, nothing promised that is not there, no room lost', async () => {
-		const capacityBytes = 4 * 1024 * 1024;
-		const dataDir = newFolder();
-		await (await open(dataDir)).close();
-		for (let at = 1; ; at++) {
-			const { files, heal } = failingFiles(at, 'EIO');
-			const store = await open(dataDir, { files, capacityBytes });
-			const shards = [neighbour(), neighbour(), neighbour()];
-			const promises = nothingPromised();
-			await scenario(store, shards, promises);
-			const calls = heal();
-			await expectKept(store, shards, promises);
-			const stats = await store.stats();
-			const listed = await store.list({ after: null, limit: 10 });
-			const fileBytes = trailerOffset(shards[0]?.cells.length ?? 0) + (shards[0]?.trailer.length ?? 0);
-			expect(stats).toMatchObject({ shards: listed.length, bytesUsed: listed.length * fileBytes });
-			expect(stats.bytesFree).toBe(capacityBytes - stats.bytesUsed);
-			await store.close();
-			const again = await open(dataDir);
-			await expectKept(again, shards, promises);
-			expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
-			await again.close();
-			removeFiles(join(dataDir, 'shards'));
-			if (calls < at) {
-				expect(promises.stored.size).toBe(3);
-				break;
+	const cases = survivals.flatMap((survival) =>
+		[false, true].flatMap((done) => [0, 1e9].map((directFromBytes) => ({ survival, done, directFromBytes }))),
+	);
+	test.each(cases)(
+		'power cut at each file call: $survival, done $done, direct from $directFromBytes bytes',
+		async ({ survival, done, directFromBytes }) => {
+			let stored = 0;
+			let points = 0;
+			const dataDir = newFolder();
+			await (await open(dataDir)).close();
+			for (let cutAt = 1; ; cutAt++) {
+				const disk = new PowerCutDisk(dataDir, { cutAt, done });
+				const store = await open(dataDir, { files: disk.files, directFromBytes });
+				const shards = [neighbour(), neighbour(), neighbour()];
+				const promises = nothingPromised();
+				const ended = await Promise.race([
+					scenario(store, shards, promises).then(() => true),
+					disk.cut.then(() => false),
+				]);
+				await disk.settle(survival);
+				const again = await open(dataDir);
+				await expectKept(again, shards, promises);
+				expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
+				expect(filesUnder(join(dataDir, 'trash'))).toEqual(expect.arrayContaining([...promises.deleted]));
+				stored += promises.stored.size;
+				points++;
+				await again.close();
+				removeFiles(join(dataDir, 'shards'));
+				fs.rmSync(join(dataDir, 'trash'), { recursive: true });
+				fs.mkdirSync(join(dataDir, 'trash'));
+				if (ended) break;
 			}
+			// The scenario has three puts and a delete: each of its calls was a crash point, and some puts were promised.
+			expect(points).toBeGreaterThan(35);
+			expect(stored).toBeGreaterThan(points);
+		},
+		120_000,
+	);
+
+	test.each([0, 1e9])(
+		'an error from each file call (direct from %i bytes): nothing half, nothing promised that is not there, no room lost',
+		async (directFromBytes) => {
+			const capacityBytes = 4 * 1024 * 1024;
+			const dataDir = newFolder();
+			await (await open(dataDir)).close();
+			for (let at = 1; ; at++) {
+				const { files, heal } = failingFiles(at, 'EIO');
+				const store = await open(dataDir, { files, capacityBytes, directFromBytes });
+				const shards = [neighbour(), neighbour(), neighbour()];
+				const promises = nothingPromised();
+				await scenario(store, shards, promises);
+				const calls = heal();
+				await expectKept(store, shards, promises);
+				const stats = await store.stats();
+				const listed = await store.list({ after: null, limit: 10 });
+				const fileBytes = trailerOffset(shards[0]?.cells.length ?? 0) + (shards[0]?.trailer.length ?? 0);
+				expect(stats).toMatchObject({ shards: listed.length, bytesUsed: listed.length * fileBytes });
+				expect(stats.bytesFree).toBe(capacityBytes - stats.bytesUsed);
+				await store.close();
+				const again = await open(dataDir);
+				await expectKept(again, shards, promises);
+				expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
+				await again.close();
+				removeFiles(join(dataDir, 'shards'));
+				if (calls < at) {
+					expect(promises.stored.size).toBe(3);
+					break;
+				}
+			}
+		},
+	);
+});
+
+describe('past the page cache', () => {
+	test.each([
+		['a whole number of blocks', { cells: 20, lastCellBytes: SMALL_CELL_BYTES }],
+		['an end in the middle of a block', { cells: 20, lastCellBytes: 4096 * 3 + 17 }],
+		['less than a block', { cells: 1, lastCellBytes: 100 }],
+	])('%s', async (_, shape) => {
+		const opens: unknown[] = [];
+		const shard = makeShard(random, shape);
+		const files = interceptFiles((call) => {
+			if (call.name === 'open' && String(call.args[0]).endsWith(`tmp/${shard.shardId}`)) opens.push(call.args[1]);
+			call.proceed();
+		});
+		const store = await open(newFolder(), { files, directFromBytes: 0 });
+		await putShard(store, shard);
+		expect(opens).toEqual([expect.any(Number), 'r+']);
+		expect((await readCells(store, shard.shardId, { offset: 0, length: shard.cells.length })).equals(shard.cells)).toBe(
+			true,
+		);
+		expect((await store.trailer(shard.shardId)).equals(shard.trailer)).toBe(true);
+		await store.close();
+	});
+
+	test('a file system, or memory, that can’t: through it', async () => {
+		for (const refused of ['open', 'write'] as const) {
+			let refusals = 0;
+			const files = interceptFiles((call) => {
+				const direct = call.name === 'open' ? typeof call.args[1] === 'number' : true;
+				if (call.name === refused && direct && refusals++ === 0) call.fail('EINVAL');
+				else call.proceed();
+			});
+			const store = await open(newFolder(), { files, directFromBytes: 0 });
+			const shard = makeShard(random, { cells: 9 });
+			await putShard(store, shard);
+			expect(refusals).toBeGreaterThan(0);
+			expect((await store.trailer(shard.shardId)).equals(shard.trailer)).toBe(true);
+			await store.close();
 		}
 	});
 });

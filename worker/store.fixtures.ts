@@ -5,6 +5,8 @@ import { leafHash, rootOf } from '../core/crypto/digest.ts';
 import { type ClusterId, type EncodingId, newId, type SealId, type ShardId, type VersionId } from '../core/ids.ts';
 import { PUT_DEADLINE_MS, SMALL_CELL_BYTES } from '../core/limits.ts';
 import type { Random } from '../core/ports.ts';
+import { ArenaPool } from '../platform/memory-pool.ts';
+import { realClock } from '../test/support/clock.ts';
 import type { ShardStore } from './store.ts';
 
 export interface MadeShard {
@@ -50,6 +52,9 @@ export function makeShard(
 	return { shardId, cells: bytes, parts, trailer: encodeTrailer(parts) };
 }
 
+/** Page-aligned, as the service's buffers are. */
+const arena = new ArenaPool(32 * 1024 * 1024, { clock: realClock });
+
 /** As the service puts a shard: what fails is aborted. */
 export async function putShard(
 	store: ShardStore,
@@ -59,9 +64,12 @@ export async function putShard(
 	const { deadlineMs = PUT_DEADLINE_MS, pieceBytes = 512 * 1024 } = options;
 	const { shardId, cells, trailer } = shard;
 	const writer = await store.create({ shardId, maxBytes: cells.length, deadlineMs });
+	const lease = await arena.acquire([pieceBytes], { timeoutMs: 10_000 });
 	try {
 		for (let at = 0; at < cells.length; at += pieceBytes) {
-			const piece = Buffer.from(cells.subarray(at, at + pieceBytes));
+			const count = Math.min(pieceBytes, cells.length - at);
+			const piece = (lease.slots[0] as Buffer).subarray(0, count);
+			cells.copy(piece, 0, at, at + count);
 			await new Promise<void>((resolve, reject) => {
 				writer.write(piece, (error) => (error === null ? resolve() : reject(error)));
 			});
@@ -73,6 +81,8 @@ export async function putShard(
 	} catch (error) {
 		await writer.abort();
 		throw error;
+	} finally {
+		lease.release();
 	}
 }
 

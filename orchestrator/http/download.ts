@@ -1,10 +1,10 @@
 /** Objects out: headers, ranges, conditions, and bytes with back-pressure. A failure after the status line cuts the connection. */
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { IDLE_TRANSFER_MS } from '../../core/limits.ts';
 import type { ByteSink } from '../../core/ports.ts';
 import type { Download } from '../objects.types.ts';
 import { contentDisposition, matchesEtag, objectHeaders, parseRange, rangeStillValid } from './headers.ts';
+import { watchIdle } from './idle.ts';
 import { HttpRefusal } from './problem.ts';
 
 /** Answers a GET or HEAD. Resolves when the answer is out; rejects only before the status line. */
@@ -73,12 +73,9 @@ async function sendBytes(
 	};
 	response.on('close', onClose);
 	response.on('drain', () => sink.drained());
-	const { socket } = response;
-	// A reader that takes nothing for too long loses the memory that is kept for it.
-	const onIdle = () => {
-		if (response.writableNeedDrain) response.destroy();
-	};
-	socket?.setTimeout(IDLE_TRANSFER_MS, onIdle);
+	// A reader that takes nothing for too long loses the memory that is kept for it; to the very end, or it would keep the
+	// last bytes for ever. What comes after the end sets the timer anew.
+	watchIdle(response, { waitsForClient: () => response.writableLength > 0, cut: () => response.destroy() });
 	try {
 		await o.download.read({ offset: o.offset, length: o.length, sink, signal: gone.signal });
 		if (!started) response.writeHead(o.status, o.headers).end();
@@ -89,7 +86,5 @@ async function sendBytes(
 		if (!gone.signal.aborted) o.onBroken(error);
 	} finally {
 		response.off('close', onClose);
-		socket?.setTimeout(0);
-		socket?.off('timeout', onIdle);
 	}
 }

@@ -79,6 +79,10 @@ export function checkContentType(type: string | undefined): string | null {
 	if (Buffer.byteLength(type) > CONTENT_TYPE_MAX_BYTES) {
 		throw new DistroError('invalid', `Content-Type has at most ${CONTENT_TYPE_MAX_BYTES} bytes`);
 	}
+	// It will be a header of every answer: what can't be one would make the object unreadable.
+	if (!/^[\x20-\x7e]+$/.test(type)) {
+		throw new DistroError('invalid', 'Content-Type must be printable ASCII, such as text/plain');
+	}
 	return type;
 }
 
@@ -89,8 +93,9 @@ export function objectHeaders(info: ObjectInfo): Record<string, string> {
 		'last-modified': new Date(info.createdAtMs).toUTCString(),
 		'accept-ranges': 'bytes',
 		'content-type': info.contentType ?? 'application/octet-stream',
-		// What people stored is never run in this origin.
+		// What people stored is never run in this origin: a page among it would speak to the API as whoever opened it.
 		'x-content-type-options': 'nosniff',
+		'content-security-policy': 'sandbox',
 		...(info.sha256 === null ? {} : { 'repr-digest': `sha-256=:${info.sha256.toString('base64')}:` }),
 	};
 }

@@ -11,8 +11,9 @@ import { PAGE_DEFAULT, PAGE_MAX } from '../../core/limits.ts';
 import type { ApiKeyScope } from '../api-keys.ts';
 import type { ClusterView, ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
 import { type Authenticator, type Caller, requireScope } from './auth.ts';
-import { announcedSize, discardBody, endAfterBody, receiveMultipart, receiveRaw } from './body.ts';
+import { announcedSize, endAfterBody, receiveMultipart, receiveRaw, skipRaw } from './body.ts';
 import { sendObject } from './download.ts';
+import { noteAnswering, refusalOfFramework, refuseConnection } from './early-errors.ts';
 import { checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
 import { fingerprintOf, idempotencyKeyOf } from './idempotency.ts';
 import { openApi } from './openapi.ts';
@@ -61,6 +62,11 @@ const EXPLAIN_MAX = 100;
 /** The caller listens and closes. */
 export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 	let count = 0;
+	const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
+		reply.hijack();
+		const refusal = error instanceof HttpRefusal ? null : refusalOfFramework(error as Error);
+		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, refusal ?? error);
+	};
 	const app = fastify({
 		logger: false,
 		genReqId: () => `r${(count++).toString(36)}`,
@@ -71,12 +77,20 @@ export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 		forceCloseConnections: 'idle',
 		routerOptions: { maxParamLength: 200 },
 		http: { headersTimeout: 60_000, noDelay: true },
+		// What comes on a kept connection while we stop is served, and told that it is the last.
+		return503OnClosing: false,
+		clientErrorHandler: refuseConnection,
+		frameworkErrors: (error, request, reply) => refuse(error, request, reply),
+	});
+	app.server.on('checkExpectation', (raw: IncomingMessage, response: ServerResponse) => {
+		const error = new HttpRefusal(417, 'the only Expect that is met here is 100-continue');
+		answerProblem(deps, { raw, response, id: 'expect' }, error);
 	});
 	// Bodies are read by the handlers, whatever their type.
 	app.removeAllContentTypeParsers();
 	app.addContentTypeParser('*', (_request, _payload, done) => done(null));
 
-	const table = routesOf(deps);
+	const table = withHead(routesOf(deps));
 	for (const route of table) {
 		app.route({
 			method: route.method,
@@ -92,17 +106,18 @@ export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 						allow: allowed.join(', '),
 					})
 				: new HttpRefusal(404, 'there is nothing at this path: GET /openapi.json lists what there is');
-		reply.hijack();
-		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, error);
+		refuse(error, request, reply);
 	});
-	app.setErrorHandler((error, request, reply) => {
-		const { statusCode } = error as { statusCode?: number };
-		const known = statusCode !== undefined && statusCode >= 400 && statusCode < 500;
-		reply.hijack();
-		const refusal = known ? new HttpRefusal(statusCode, (error as Error).message) : error;
-		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, refusal);
-	});
+	app.setErrorHandler(refuse);
 	return app;
+}
+
+/** Whatever answers GET answers HEAD (RFC 9110 §9.1); node leaves the body out. */
+function withHead(routes: readonly Route[]): Route[] {
+	const has = (path: string) => routes.some((route) => route.path === path && route.method === 'HEAD');
+	return routes.flatMap((route): Route[] =>
+		route.method === 'GET' && !has(route.path) ? [route, { ...route, method: 'HEAD' }] : [route],
+	);
 }
 
 async function run(
@@ -113,6 +128,7 @@ async function run(
 	reply.hijack();
 	const { raw } = request;
 	const response = reply.raw;
+	noteAnswering(raw, response);
 	const startedAt = process.hrtime.bigint();
 	response.once('close', () => {
 		const seconds = Number(process.hrtime.bigint() - startedAt) / 1e9;
@@ -192,18 +208,21 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			);
 		}
 		const sizeHintBytes = announcedSize(raw, maxObjectBytes);
-		const info = await receiveMultipart(raw, {
-			maxBytes: maxObjectBytes,
-			begin: ({ name, contentType }) =>
-				objects.beginUpload(
-					optionsFor(exchange, {
-						name: checkName(name),
-						contentType: checkContentType(contentType ?? undefined),
-						sizeHintBytes,
-					}),
-					closeSignal(response),
-				),
-		});
+		const info = await receiveMultipart(
+			{ request: raw, response },
+			{
+				maxBytes: maxObjectBytes,
+				begin: ({ name, contentType }) =>
+					objects.beginUpload(
+						optionsFor(exchange, {
+							name: checkName(name),
+							contentType: checkContentType(contentType ?? undefined),
+							sizeHintBytes,
+						}),
+						closeSignal(response),
+					),
+			},
+		);
 		created(response, info);
 	};
 
@@ -220,11 +239,11 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			closeSignal(response),
 		);
 		if ('done' in begun) {
-			await discardBody(raw);
+			await skipRaw({ request: raw, response }, maxObjectBytes);
 			created(response, begun.done);
 			return;
 		}
-		created(response, await receiveRaw(raw, begun.upload, maxObjectBytes));
+		created(response, await receiveRaw({ request: raw, response }, begun.upload, maxObjectBytes));
 	};
 
 	const get =

@@ -60,7 +60,8 @@ export async function startCluster(
 	await until(
 		() => {
 			if (child.exitCode !== null) throw new Error(`the cluster did not start:\n${output}`);
-			return readClusterFile(dataDir) !== null;
+			// One of a supervisor that was killed may be there still.
+			return readClusterFile(dataDir)?.supervisor === child.pid;
 		},
 		{ timeoutMs: 60_000, what: 'the cluster to be ready' },
 	);
