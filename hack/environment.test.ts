@@ -12,9 +12,8 @@ let root: string;
 beforeEach(() => {
 	// A checkout of its own, so that it may have a `.env`.
 	root = mkdtempSync(join(tmpdir(), 'distro-root-'));
-	cpSync(join(ROOT, 'hack'), join(root, 'hack'), { recursive: true });
-	for (const name of ['core', 'orchestrator', 'platform', 'package.json'])
-		symlinkSync(join(ROOT, name), join(root, name));
+	for (const name of ['hack', 'platform']) cpSync(join(ROOT, name), join(root, name), { recursive: true });
+	for (const name of ['core', 'orchestrator', 'package.json']) symlinkSync(join(ROOT, name), join(root, name));
 });
 afterEach(() => rmSync(root, { recursive: true }));
 
