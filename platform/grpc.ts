@@ -13,14 +13,39 @@ export function createGrpcServer(): grpc.Server {
 
 /** Resolves to the port. */
 export function bindGrpcServer(server: grpc.Server, options: { address: string; tls: TlsSource }): Promise<number> {
-	const { ca, cert, key } = options.tls.material;
-	const credentials = grpc.ServerCredentials.createSsl(ca, [{ cert_chain: cert, private_key: key }], true);
+	const provider = certificatesOf(options.tls);
+	const credentials = grpc.experimental.createCertificateProviderServerCredentials(provider, provider, true);
 	return new Promise((resolve, reject) => {
 		server.bindAsync(options.address, credentials, (error, port) => {
 			if (error === null) resolve(port);
 			else reject(new DistroError('invalid', `GRPC_PORT: can't listen on ${options.address}: ${error.message}`));
 		});
 	});
+}
+
+/** As grpc-js wants them: a running server follows renewed certificates, or nobody could join it any more after some weeks. */
+function certificatesOf(tls: TlsSource): grpc.experimental.CertificateProvider {
+	const ca = new Set<grpc.experimental.CaCertificateUpdateListener>();
+	const identity = new Set<grpc.experimental.IdentityCertificateUpdateListener>();
+	const caNow = () => ({ caCertificate: tls.material.ca });
+	const identityNow = () => ({ certificate: tls.material.cert, privateKey: tls.material.key });
+	tls.onChange(() => {
+		for (const listener of ca) listener(caNow());
+		for (const listener of identity) listener(identityNow());
+	});
+	return {
+		addCaCertificateListener: (listener) => {
+			ca.add(listener);
+			// Not at once: grpc-js adds the server that is to hear of it only after this call.
+			queueMicrotask(() => listener(caNow()));
+		},
+		removeCaCertificateListener: (listener) => void ca.delete(listener),
+		addIdentityCertificateListener: (listener) => {
+			identity.add(listener);
+			queueMicrotask(() => listener(identityNow()));
+		},
+		removeIdentityCertificateListener: (listener) => void identity.delete(listener),
+	};
 }
 
 export function grpcChannelCredentials(tls: TlsSource): grpc.ChannelCredentials {
