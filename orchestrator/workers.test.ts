@@ -1,5 +1,6 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { newSigningKey, rawPublicKey } from '../core/crypto/sign.ts';
+import { DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import { systemClock } from '../platform/clock.ts';
 import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
@@ -33,4 +34,16 @@ test('a name goes to the worker with a new volume, once the one that had it is g
 	await restarted.load();
 	expect(restarted.name(before.workerId)).toBe('worker-3.11111111');
 	expect(restarted.ref(before.workerId)).toEqual({ workerId: before.workerId, address: before.address });
+});
+
+test('a full disk keeps strangers out, and not who is known', async () => {
+	const store = new MemoryMetadataStore(new MemoryMetadata());
+	const registry = new WorkerRegistry({ store, clock: systemClock });
+	const known = worker('1', 'worker-1');
+	await registry.register(known);
+	vi.spyOn(store, 'saveWorker').mockRejectedValue(new DistroError('exhausted', 'the disk is full'));
+	await registry.register({ ...known, address: '127.0.0.1:99' });
+	expect(registry.ref(known.workerId)?.address).toBe('127.0.0.1:99');
+	await expect(registry.register(worker('2', 'worker-2'))).rejects.toMatchObject({ kind: 'exhausted' });
+	vi.restoreAllMocks();
 });
