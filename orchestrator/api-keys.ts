@@ -54,16 +54,19 @@ export function openApiKeys(options: { dataDir: string; clock: Clock }): ApiKeyS
 		if (version > SCHEMA_VERSION) {
 			throw new DistroError('unsupported', `${path} was written by a newer release: run that release`);
 		}
-		db.exec(`
-			CREATE TABLE IF NOT EXISTS api_keys (
-				key_id TEXT PRIMARY KEY,
-				secret_hash BLOB NOT NULL,
-				scope TEXT NOT NULL CHECK (scope IN ('read', 'write', 'admin')),
-				label TEXT NOT NULL,
-				created_at_ms INTEGER NOT NULL
-			) STRICT, WITHOUT ROWID;
-			PRAGMA user_version = ${SCHEMA_VERSION};
-		`);
+		// Nothing is written where nothing is new: it must open on a full disk.
+		if (version < SCHEMA_VERSION) {
+			db.exec(`
+				CREATE TABLE IF NOT EXISTS api_keys (
+					key_id TEXT PRIMARY KEY,
+					secret_hash BLOB NOT NULL,
+					scope TEXT NOT NULL CHECK (scope IN ('read', 'write', 'admin')),
+					label TEXT NOT NULL,
+					created_at_ms INTEGER NOT NULL
+				) STRICT, WITHOUT ROWID;
+				PRAGMA user_version = ${SCHEMA_VERSION};
+			`);
+		}
 		return new SqliteApiKeys(db, options.clock);
 	} catch (thrown) {
 		db?.close();

@@ -197,19 +197,27 @@ function isLocked(thrown: unknown): boolean {
 }
 
 function migrate(db: DatabaseSync, path: string): void {
-	db.exec('BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT');
-	const stored = db.prepare('SELECT version FROM schema_version').get() as { version: number } | undefined;
-	const version = stored?.version ?? 0;
+	const version = storedVersion(db);
+	// Nothing is written then, so that what is stored can be read on a full disk as well.
+	if (version === MIGRATIONS.length) return;
 	if (version > MIGRATIONS.length) {
 		throw new DistroError(
 			'unsupported',
 			`${path} was written by a newer release (schema ${version}, this one knows ${MIGRATIONS.length}): run that release`,
 		);
 	}
+	db.exec('BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT');
 	for (const step of MIGRATIONS.slice(version)) db.exec(step);
-	if (stored === undefined) db.prepare('INSERT INTO schema_version VALUES (?)').run(MIGRATIONS.length);
-	else db.prepare('UPDATE schema_version SET version = ?').run(MIGRATIONS.length);
+	db.exec('DELETE FROM schema_version');
+	db.prepare('INSERT INTO schema_version VALUES (?)').run(MIGRATIONS.length);
 	db.exec('COMMIT');
+}
+
+function storedVersion(db: DatabaseSync): number {
+	const table = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'").get();
+	if (table === undefined) return 0;
+	const stored = db.prepare('SELECT version FROM schema_version').get() as { version: number } | undefined;
+	return stored?.version ?? 0;
 }
 
 /** Nobody else writes here, so a claim without an intent belonged to a request that ended with its process. */

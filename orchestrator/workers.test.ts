@@ -1,6 +1,7 @@
 /** The registry alone: names, and how long an absence is known to last. */
 
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test, vi } from 'vitest';
+import { DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import { LOST_AFTER_MS } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
@@ -92,4 +93,15 @@ test('nobody takes the name of a worker that is there, and who comes back withou
 	await join(registry, before);
 	expect(registry.name(before.workerId)).toBe('worker-3');
 	expect(taken).toHaveLength(2);
+});
+
+test('a full disk keeps strangers out, and not who is known', async () => {
+	const registry = await started();
+	const known = make.worker('worker-1');
+	await registry.register(known);
+	vi.spyOn(store, 'saveWorker').mockRejectedValue(new DistroError('exhausted', 'the disk is full'));
+	await registry.register({ ...known, address: '127.0.0.1:99' });
+	expect(registry.ref(known.workerId)?.address).toBe('127.0.0.1:99');
+	await expect(registry.register(make.worker('worker-2'))).rejects.toMatchObject({ kind: 'exhausted' });
+	vi.restoreAllMocks();
 });

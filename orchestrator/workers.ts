@@ -8,7 +8,7 @@
 
 import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
-import { DistroError } from '../core/errors.ts';
+import { asDistroError, DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS } from '../core/limits.ts';
 import { type WorkerState, workerState } from '../core/model/health.ts';
@@ -115,7 +115,10 @@ export class WorkerRegistry {
 			lastSeenMs: nowMs,
 		};
 		await this.#freeName(row);
-		await this.#store.saveWorker(row);
+		await this.#store.saveWorker(row).catch((error) => {
+			// Who is known may come back while the metadata's disk is full: what it has must stay readable.
+			if (known === undefined || asDistroError(error).kind !== 'exhausted') throw error;
+		});
 		this.#set(row);
 	}
 

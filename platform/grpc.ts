@@ -11,9 +11,9 @@ export function createGrpcServer(): grpc.Server {
 	return new grpc.Server({ ...KEEPALIVE, 'grpc.max_receive_message_length': 1024 * 1024 });
 }
 
-/** New connections get the certificate, and are held against the authority, of the last reload. Resolves to the port. */
+/** Resolves to the port. */
 export function bindGrpcServer(server: grpc.Server, options: { address: string; tls: TlsSource }): Promise<number> {
-	const provider = certificateProvider(options.tls);
+	const provider = certificatesOf(options.tls);
 	const credentials = grpc.experimental.createCertificateProviderServerCredentials(provider, provider, true);
 	return new Promise((resolve, reject) => {
 		server.bindAsync(options.address, credentials, (error, port) => {
@@ -23,32 +23,31 @@ export function bindGrpcServer(server: grpc.Server, options: { address: string; 
 	});
 }
 
-/** The only way by which grpc-js takes up renewed certificates. */
-function certificateProvider(tls: TlsSource): grpc.experimental.CertificateProvider {
-	const caListeners = new Set<grpc.experimental.CaCertificateUpdateListener>();
-	const identityListeners = new Set<grpc.experimental.IdentityCertificateUpdateListener>();
-	const tell = () => {
-		const { ca, cert, key } = tls.material;
-		for (const listener of caListeners) listener({ caCertificate: ca });
-		for (const listener of identityListeners) listener({ certificate: cert, privateKey: key });
-	};
-	tls.onChange(tell);
+/** As grpc-js wants them: a running server follows renewed certificates, or nobody could join it any more after some weeks. */
+function certificatesOf(tls: TlsSource): grpc.experimental.CertificateProvider {
+	const ca = new Set<grpc.experimental.CaCertificateUpdateListener>();
+	const identity = new Set<grpc.experimental.IdentityCertificateUpdateListener>();
+	const caNow = () => ({ caCertificate: tls.material.ca });
+	const identityNow = () => ({ certificate: tls.material.cert, privateKey: tls.material.key });
+	tls.onChange(() => {
+		for (const listener of ca) listener(caNow());
+		for (const listener of identity) listener(identityNow());
+	});
 	return {
 		addCaCertificateListener: (listener) => {
-			caListeners.add(listener);
-			// The server listens to its credentials only after this call.
-			process.nextTick(tell);
+			ca.add(listener);
+			// Not at once: grpc-js adds the server that is to hear of it only after this call.
+			queueMicrotask(() => listener(caNow()));
 		},
-		removeCaCertificateListener: (listener) => caListeners.delete(listener),
+		removeCaCertificateListener: (listener) => void ca.delete(listener),
 		addIdentityCertificateListener: (listener) => {
-			identityListeners.add(listener);
-			process.nextTick(tell);
+			identity.add(listener);
+			queueMicrotask(() => listener(identityNow()));
 		},
-		removeIdentityCertificateListener: (listener) => identityListeners.delete(listener),
+		removeIdentityCertificateListener: (listener) => void identity.delete(listener),
 	};
 }
 
-/** As they are now: ask again for each connection. */
 export function grpcChannelCredentials(tls: TlsSource): grpc.ChannelCredentials {
 	const { ca, cert, key } = tls.material;
 	const { clusterId } = tls.identity;
