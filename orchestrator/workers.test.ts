@@ -1,107 +1,251 @@
-/** The registry alone: names, and how long an absence is known to last. */
+/** Who is here and who is good: by heartbeats and by what transfers saw, on a clock that is moved by hand. */
 
-import { beforeEach, expect, test, vi } from 'vitest';
-import { DistroError } from '../core/errors.ts';
-import type { WorkerId } from '../core/ids.ts';
-import { LOST_AFTER_MS } from '../core/limits.ts';
-import type { Clock } from '../core/ports.ts';
-import { Fixtures } from './store.fixtures.ts';
-import type { MetadataStore, WorkerRow } from './store.ts';
-import { MemoryMetadataStore } from './store-memory.ts';
-import { type NameTaken, WorkerRegistry } from './workers.ts';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { newSigningKey, rawPublicKey, signReceipt } from '../core/crypto/sign.ts';
+import { DistroError, type ErrorKind } from '../core/errors.ts';
+import type { ShardId, WorkerId } from '../core/ids.ts';
+import { HEDGE_MAX_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import { systemClock } from '../platform/clock.ts';
+import { ManualClock } from '../test/support/clock.ts';
+import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
+import { type Heartbeat, type NameTaken, WorkerRegistry, type WorkerStats } from './workers.ts';
 
-const STATS = { bytesTotal: 100, bytesUsed: 10, bytesFree: 90, shards: 1, online: true };
-let nowMs: number;
-let monotonicMs: number;
-let make: Fixtures;
-let store: MetadataStore;
-let taken: NameTaken[];
-const clock: Clock = { nowMs: () => nowMs, monotonicMs: () => monotonicMs, schedule: () => () => {} };
-
-beforeEach(() => {
-	nowMs = 1_700_000_000_000;
-	monotonicMs = 50;
-	make = new Fixtures('workers');
-	store = new MemoryMetadataStore();
-	taken = [];
+const worker = (digit: string, name: string) => ({
+	workerId: digit.repeat(32) as WorkerId,
+	name,
+	address: `127.0.0.1:${digit}`,
+	zone: '',
+	receiptKey: rawPublicKey(newSigningKey()),
 });
 
-/** As a process that has just started on the store. */
-async function started(): Promise<WorkerRegistry> {
-	const registry = new WorkerRegistry({ store, clock, onNameTaken: (change) => taken.push(change) });
-	await registry.load();
-	return registry;
-}
-
-async function join(registry: WorkerRegistry, worker: WorkerRow) {
-	await registry.register(worker);
-	const heartbeat = registry.heartbeat(worker.workerId);
-	heartbeat.beat(STATS);
-	return heartbeat;
-}
-
-async function storedNames(): Promise<[string, WorkerId][]> {
-	return (await store.workers()).map(({ name, workerId }) => [name, workerId]);
-}
-
-test('after a restart a silent worker is suspect, and lost only once this process has waited long enough', async () => {
-	const worker = make.worker('worker-1');
-	await join(await started(), worker);
-	// Neither a long stop nor a jump of the wall clock says that it was away.
-	nowMs += 100 * LOST_AFTER_MS;
-	const registry = await started();
-	expect(registry.state(worker.workerId)).toBe('suspect');
-	nowMs += 100 * LOST_AFTER_MS;
-	monotonicMs += LOST_AFTER_MS;
-	expect(registry.state(worker.workerId)).toBe('suspect');
-	monotonicMs += 1;
-	expect(registry.state(worker.workerId)).toBe('lost');
-	await join(registry, worker);
-	expect(registry.state(worker.workerId)).toBe('ready');
-});
-
-test('a worker on an emptied volume takes over the name of the one that was there', async () => {
-	const [before, now] = [make.worker('worker-3'), make.worker('worker-3')];
-	const registry = await started();
-	(await join(registry, before)).closed();
-	await join(registry, now);
-	const renamed = `worker-3~${before.workerId.slice(0, 8)}`;
-	expect(registry.name(now.workerId)).toBe('worker-3');
-	expect(registry.name(before.workerId)).toBe(renamed);
-	expect([registry.state(now.workerId), registry.state(before.workerId)]).toEqual(['ready', 'suspect']);
-	expect(taken).toMatchObject([{ name: 'worker-3', workerId: now.workerId, formerly: { workerId: before.workerId } }]);
-	const names = [
-		['worker-3', now.workerId],
-		[renamed, before.workerId],
-	];
-	expect(await storedNames()).toEqual(names);
-	// Its own restart changes nothing, and the same holds after ours.
-	const again = await started();
-	await join(again, now);
-	expect(taken).toHaveLength(1);
-	expect(await storedNames()).toEqual(names);
-});
-
-test('nobody takes the name of a worker that is there, and who comes back without a rival has it again', async () => {
-	const [before, now] = [make.worker('worker-3'), make.worker('worker-3')];
-	const registry = await started();
-	const heartbeat = await join(registry, before);
-	await expect(registry.register(now)).rejects.toMatchObject({ kind: 'exists' });
-	expect(await storedNames()).toEqual([['worker-3', before.workerId]]);
+test('a name goes to the worker with a new volume, once the one that had it is gone', async () => {
+	const metadata = new MemoryMetadataStore(new MemoryMetadata());
+	const taken: NameTaken[] = [];
+	const open = () =>
+		new WorkerRegistry({ store: metadata, clock: systemClock, onNameTaken: (change) => taken.push(change) });
+	const registry = open();
+	const before = worker('1', 'worker-3');
+	const after = worker('2', 'worker-3');
+	await registry.register(before);
+	const heartbeat = registry.heartbeat(before.workerId);
+	await expect(registry.register(after)).rejects.toMatchObject({ kind: 'exists' });
 	heartbeat.closed();
-	(await join(registry, now)).closed();
-	await join(registry, before);
-	expect(registry.name(before.workerId)).toBe('worker-3');
+	await registry.register(after);
+	const stream = registry.heartbeat(after.workerId);
+	expect([registry.name(after.workerId), registry.name(before.workerId)]).toEqual(['worker-3', 'worker-3~11111111']);
+	expect(taken).toMatchObject([
+		{ name: 'worker-3', workerId: after.workerId, formerly: { workerId: before.workerId, name: 'worker-3~11111111' } },
+	]);
+
+	const restarted = open();
+	await restarted.load();
+	expect(restarted.name(before.workerId)).toBe('worker-3~11111111');
+	expect(restarted.ref(before.workerId)).toEqual({ workerId: before.workerId, address: before.address });
+	await restarted.register(after);
+	expect(taken).toHaveLength(1);
+
+	// And back again only when that one is gone in its turn.
+	await expect(registry.register(before)).rejects.toMatchObject({ kind: 'exists' });
+	stream.closed();
+	await registry.register(before);
+	expect([registry.name(after.workerId), registry.name(before.workerId)]).toEqual(['worker-3~22222222', 'worker-3']);
 	expect(taken).toHaveLength(2);
 });
 
 test('a full disk keeps strangers out, and not who is known', async () => {
-	const registry = await started();
-	const known = make.worker('worker-1');
+	const store = new MemoryMetadataStore(new MemoryMetadata());
+	const registry = new WorkerRegistry({ store, clock: systemClock });
+	const known = worker('1', 'worker-1');
 	await registry.register(known);
 	vi.spyOn(store, 'saveWorker').mockRejectedValue(new DistroError('exhausted', 'the disk is full'));
 	await registry.register({ ...known, address: '127.0.0.1:99' });
 	expect(registry.ref(known.workerId)?.address).toBe('127.0.0.1:99');
-	await expect(registry.register(make.worker('worker-2'))).rejects.toMatchObject({ kind: 'exhausted' });
+	await expect(registry.register(worker('2', 'worker-2'))).rejects.toMatchObject({ kind: 'exhausted' });
 	vi.restoreAllMocks();
+});
+
+describe('on a clock that is moved by hand', () => {
+	const stats: WorkerStats = { bytesTotal: 1_000, bytesUsed: 300, bytesFree: 700, shards: 3, online: true };
+	let clock: ManualClock;
+	let store: MemoryMetadataStore;
+	let registry: WorkerRegistry;
+
+	beforeEach(() => {
+		clock = new ManualClock();
+		store = new MemoryMetadataStore(new MemoryMetadata());
+		registry = new WorkerRegistry({ store, clock });
+	});
+
+	const join = async (digit: string): Promise<{ workerId: WorkerId; heartbeat: Heartbeat }> => {
+		const joining = worker(digit, `worker-${digit}`);
+		await registry.register(joining);
+		const heartbeat = registry.heartbeat(joining.workerId);
+		heartbeat.beat(stats);
+		return { workerId: joining.workerId, heartbeat };
+	};
+	const latencyOf = (id: WorkerId) => registry.policyWorkers().find(({ workerId }) => workerId === id)?.latencyMs;
+	const failed = (id: WorkerId, kind: ErrorKind) => registry.failed(id, new DistroError(kind, 'made for a test'));
+
+	test('ready with its first figures, not before', async () => {
+		const joining = worker('1', 'worker-1');
+		expect(() => registry.heartbeat(joining.workerId)).toThrow(expect.objectContaining({ kind: 'not_found' }));
+		expect(registry.state(joining.workerId)).toBe('unknown');
+		await registry.register(joining);
+		expect(registry.state(joining.workerId)).toBe('suspect');
+		const heartbeat = registry.heartbeat(joining.workerId);
+		expect(registry.state(joining.workerId)).toBe('suspect');
+		heartbeat.beat(stats);
+		expect(registry.state(joining.workerId)).toBe('ready');
+		expect(registry.policyWorkers()).toMatchObject([{ name: 'worker-1', state: 'ready', bytesFree: 700 }]);
+		heartbeat.beat({ ...stats, online: false });
+		expect(registry.state(joining.workerId)).toBe('suspect');
+	});
+
+	test('a second stream is refused while the first is open', async () => {
+		const { workerId, heartbeat } = await join('1');
+		expect(() => registry.heartbeat(workerId)).toThrow(
+			expect.objectContaining({ kind: 'exists', message: expect.stringContaining('worker-1') }),
+		);
+		heartbeat.closed();
+		const second = registry.heartbeat(workerId);
+		// What the closed stream still says counts for nothing.
+		heartbeat.beat({ ...stats, bytesFree: 1 });
+		heartbeat.closed();
+		second.beat(stats);
+		expect(registry.state(workerId)).toBe('ready');
+		expect(registry.policyWorkers()).toMatchObject([{ bytesFree: 700 }]);
+	});
+
+	test('a closed stream makes it suspect at once, only time makes it lost', async () => {
+		const { workerId, heartbeat } = await join('1');
+		heartbeat.closed();
+		expect(registry.state(workerId)).toBe('suspect');
+		expect(registry.isGood(workerId)).toBe(false);
+		clock.advance(LOST_AFTER_MS);
+		expect(registry.state(workerId)).toBe('suspect');
+		clock.advance(1);
+		expect(registry.state(workerId)).toBe('lost');
+		registry.heartbeat(workerId).beat(stats);
+		expect(registry.state(workerId)).toBe('ready');
+	});
+
+	test('an open stream that says nothing is suspect, then lost', async () => {
+		const { workerId, heartbeat } = await join('1');
+		clock.advance(SUSPECT_AFTER_MS);
+		expect(registry.state(workerId)).toBe('ready');
+		clock.advance(1);
+		expect(registry.state(workerId)).toBe('suspect');
+		clock.advance(LOST_AFTER_MS);
+		expect(registry.state(workerId)).toBe('lost');
+		heartbeat.beat(stats);
+		expect(registry.state(workerId)).toBe('ready');
+	});
+
+	// All workers were lost for as long as it took them to come back to a restarted orchestrator.
+	test('after a restart a silent worker is suspect, and lost only once this process has waited long enough', async () => {
+		const { workerId } = await join('1');
+		// A night without the cluster, or a jump of the wall clock: neither says that the worker was away.
+		clock.advance(100 * LOST_AFTER_MS);
+		const restarted = new WorkerRegistry({ store, clock });
+		await restarted.load();
+		expect(restarted.state(workerId)).toBe('suspect');
+		clock.advance(LOST_AFTER_MS);
+		expect(restarted.state(workerId)).toBe('suspect');
+		clock.advance(1);
+		expect(restarted.state(workerId)).toBe('lost');
+		restarted.heartbeat(workerId).beat(stats);
+		expect(restarted.state(workerId)).toBe('ready');
+	});
+
+	test('its figures are kept, though not with every beat', async () => {
+		const { heartbeat } = await join('1');
+		let saved = 0;
+		const save = store.saveWorker.bind(store);
+		store.saveWorker = (row) => {
+			saved++;
+			return save(row);
+		};
+		for (let second = 0; second < 120; second++) {
+			clock.advance(1_000);
+			heartbeat.beat({ ...stats, shards: second });
+		}
+		expect(saved).toBeGreaterThanOrEqual(3);
+		expect(saved).toBeLessThanOrEqual(5);
+		const [row] = await store.workers();
+		expect(row?.shards).toBeGreaterThan(80);
+	});
+
+	describe('penalty', () => {
+		test.each(['timeout', 'unavailable'] as const)('%s: passed over for ten seconds', async (kind) => {
+			const { workerId, heartbeat } = await join('1');
+			await join('2');
+			failed(workerId, kind);
+			expect(registry.isGood(workerId)).toBe(false);
+			expect(latencyOf(workerId)).toBeGreaterThan(HEDGE_MAX_MS);
+			for (let second = 0; second < 11; second++) {
+				clock.advance(1_000);
+				heartbeat.beat(stats);
+			}
+			expect(registry.isGood(workerId)).toBe(true);
+			expect(latencyOf(workerId)).toBeUndefined();
+		});
+
+		test.each(['exhausted', 'corrupt', 'not_found', 'canceled'] as const)('%s says nothing about it', async (kind) => {
+			const { workerId } = await join('1');
+			failed(workerId, kind);
+			expect(registry.isGood(workerId)).toBe(true);
+		});
+
+		test('ends when it comes back with a new stream', async () => {
+			const { workerId, heartbeat } = await join('1');
+			failed(workerId, 'unavailable');
+			heartbeat.closed();
+			registry.heartbeat(workerId).beat(stats);
+			expect(registry.isGood(workerId)).toBe(true);
+		});
+
+		// The average once began with the penalty, and took a minute of reads to forget it.
+		test('does not enter the average of what is measured', async () => {
+			const { workerId, heartbeat } = await join('1');
+			registry.observe(workerId, { ms: 4 });
+			failed(workerId, 'timeout');
+			registry.observe(workerId, { ms: 4 });
+			for (let second = 0; second < 11; second++) {
+				clock.advance(1_000);
+				heartbeat.beat(stats);
+			}
+			expect(latencyOf(workerId)).toBeCloseTo(4);
+		});
+	});
+
+	test('latency is averaged, and forgotten when nobody measures it again', async () => {
+		const { workerId, heartbeat } = await join('1');
+		expect(latencyOf(workerId)).toBeUndefined();
+		registry.observe(workerId, { ms: 100 });
+		expect(latencyOf(workerId)).toBe(100);
+		for (let i = 0; i < 200; i++) registry.observe(workerId, { ms: 10 });
+		expect(latencyOf(workerId)).toBeCloseTo(10, 3);
+		expect(registry.score(workerId)).toBeCloseTo(10, 3);
+		clock.advance(30_000);
+		heartbeat.beat(stats);
+		expect(latencyOf(workerId)).toBeUndefined();
+	});
+
+	test('receipts are checked with the key of the worker that they name', async () => {
+		const keys = [newSigningKey(), newSigningKey()];
+		for (const [i, key] of keys.entries()) {
+			await registry.register({ ...worker(`${i + 1}`, `worker-${i + 1}`), receiptKey: rawPublicKey(key) });
+		}
+		const receipt = {
+			workerId: '1'.repeat(32) as WorkerId,
+			shardId: 'a'.repeat(32) as ShardId,
+			root: Buffer.alloc(32),
+			cellsBytes: 10,
+			timeMs: 1,
+		};
+		const signed = keys.map((key) => signReceipt(receipt, key));
+		expect(signed.map((each) => registry.verifyReceipt(each))).toEqual([true, false]);
+		const [good] = signed;
+		expect(good && registry.verifyReceipt({ ...good, workerId: '3'.repeat(32) as WorkerId })).toBe(false);
+	});
 });

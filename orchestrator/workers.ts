@@ -220,8 +220,11 @@ export class WorkerRegistry {
 	/** Its latency as far as it is known now; far off any median for one that failed. */
 	#latencyMs(entry: Entry): number | undefined {
 		const nowMs = this.#clock.monotonicMs();
-		if (entry.penaltyUntilMs > nowMs) return PENALTY_LATENCY_MS;
-		return nowMs - entry.measuredAtMs < LATENCY_TTL_MS ? entry.latencyMs : undefined;
+		return entry.penaltyUntilMs > nowMs ? PENALTY_LATENCY_MS : this.#measuredMs(entry);
+	}
+
+	#measuredMs(entry: Entry): number | undefined {
+		return this.#clock.monotonicMs() - entry.measuredAtMs < LATENCY_TTL_MS ? entry.latencyMs : undefined;
 	}
 
 	#slowerThanMs(): number {
@@ -283,7 +286,8 @@ export class WorkerRegistry {
 	}
 
 	#measured(entry: Entry, ms: number): void {
-		const before = this.#latencyMs(entry);
+		// Not the penalty: the average would carry it on for long after its time.
+		const before = this.#measuredMs(entry);
 		entry.latencyMs = before === undefined ? ms : before + EWMA_WEIGHT * (ms - before);
 		entry.measuredAtMs = this.#clock.monotonicMs();
 		this.#samplesMs[this.#sampleAt % LATENCY_SAMPLES] = ms;
