@@ -183,6 +183,29 @@ test('a get that fails half-way fails with its own kind, and the connection goes
 	s.close();
 });
 
+test('a get that fails while its reader takes nothing waits for it, and the connection goes on', async () => {
+	const length = 4 * 1024 * 1024;
+	const s = await server({
+		get: (_request, out) => {
+			out.data(Buffer.alloc(length - 1), () => {});
+			out.fail(new DistroError('corrupt', 'too short'));
+		},
+	});
+	let get: ShardGet | null = null;
+	const failed = new Promise<DistroError>((failedWith) => {
+		const request = { shardId: newId<ShardId>(random), offset: 0, length, wantLeaves: false };
+		const events = { leaves: () => {}, data: () => get?.pause(), end: () => {}, failed: failedWith };
+		get = s.transport.get(s.ref, request, events);
+	});
+	// Longer than a refused peer is given to hear of it.
+	await new Promise((resolve) => setTimeout(resolve, 2_500));
+	await s.alive();
+	const drain = setInterval(() => get?.resume(), 1);
+	expect(await failed).toMatchObject({ kind: 'corrupt', message: 'too short' });
+	clearInterval(drain);
+	s.close();
+});
+
 test('a reader that takes nothing loses its buffers, be they the last ones, and the connection goes on', async () => {
 	const length = 4 * 1024 * 1024;
 	let get: ShardGet | null = null;
