@@ -1,10 +1,14 @@
-import { expect, test, vi } from 'vitest';
-import { newSigningKey, rawPublicKey } from '../core/crypto/sign.ts';
-import { DistroError } from '../core/errors.ts';
-import type { WorkerId } from '../core/ids.ts';
+/** Who is here and who is good: by heartbeats and by what transfers saw, on a clock that is moved by hand. */
+
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { newSigningKey, rawPublicKey, signReceipt } from '../core/crypto/sign.ts';
+import { DistroError, type ErrorKind } from '../core/errors.ts';
+import type { ShardId, WorkerId } from '../core/ids.ts';
+import { HEDGE_MAX_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
 import { systemClock } from '../platform/clock.ts';
+import { ManualClock } from '../test/support/clock.ts';
 import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
-import { WorkerRegistry } from './workers.ts';
+import { type Heartbeat, WorkerRegistry, type WorkerStats } from './workers.ts';
 
 const worker = (digit: string, name: string) => ({
 	workerId: digit.repeat(32) as WorkerId,
@@ -46,4 +50,193 @@ test('a full disk keeps strangers out, and not who is known', async () => {
 	expect(registry.ref(known.workerId)?.address).toBe('127.0.0.1:99');
 	await expect(registry.register(worker('2', 'worker-2'))).rejects.toMatchObject({ kind: 'exhausted' });
 	vi.restoreAllMocks();
+});
+
+describe('on a clock that is moved by hand', () => {
+	const stats: WorkerStats = { bytesTotal: 1_000, bytesUsed: 300, bytesFree: 700, shards: 3, online: true };
+	let clock: ManualClock;
+	let store: MemoryMetadataStore;
+	let registry: WorkerRegistry;
+
+	beforeEach(() => {
+		clock = new ManualClock();
+		store = new MemoryMetadataStore(new MemoryMetadata());
+		registry = new WorkerRegistry({ store, clock });
+	});
+
+	const join = async (digit: string): Promise<{ workerId: WorkerId; heartbeat: Heartbeat }> => {
+		const joining = worker(digit, `worker-${digit}`);
+		await registry.register(joining);
+		const heartbeat = registry.heartbeat(joining.workerId);
+		heartbeat.beat(stats);
+		return { workerId: joining.workerId, heartbeat };
+	};
+	const latencyOf = (id: WorkerId) => registry.policyWorkers().find(({ workerId }) => workerId === id)?.latencyMs;
+	const failed = (id: WorkerId, kind: ErrorKind) => registry.failed(id, new DistroError(kind, 'made for a test'));
+
+	test('ready with its first figures, not before', async () => {
+		const joining = worker('1', 'worker-1');
+		expect(() => registry.heartbeat(joining.workerId)).toThrow(expect.objectContaining({ kind: 'not_found' }));
+		expect(registry.state(joining.workerId)).toBe('unknown');
+		await registry.register(joining);
+		expect(registry.state(joining.workerId)).toBe('suspect');
+		const heartbeat = registry.heartbeat(joining.workerId);
+		expect(registry.state(joining.workerId)).toBe('suspect');
+		heartbeat.beat(stats);
+		expect(registry.state(joining.workerId)).toBe('ready');
+		expect(registry.policyWorkers()).toMatchObject([{ name: 'worker-1', state: 'ready', bytesFree: 700 }]);
+		heartbeat.beat({ ...stats, online: false });
+		expect(registry.state(joining.workerId)).toBe('suspect');
+	});
+
+	test('a second stream is refused while the first is open', async () => {
+		const { workerId, heartbeat } = await join('1');
+		expect(() => registry.heartbeat(workerId)).toThrow(
+			expect.objectContaining({ kind: 'exists', message: expect.stringContaining('worker-1') }),
+		);
+		heartbeat.closed();
+		const second = registry.heartbeat(workerId);
+		// What the closed stream still says counts for nothing.
+		heartbeat.beat({ ...stats, bytesFree: 1 });
+		heartbeat.closed();
+		second.beat(stats);
+		expect(registry.state(workerId)).toBe('ready');
+		expect(registry.policyWorkers()).toMatchObject([{ bytesFree: 700 }]);
+	});
+
+	test('a closed stream makes it suspect at once, only time makes it lost', async () => {
+		const { workerId, heartbeat } = await join('1');
+		heartbeat.closed();
+		expect(registry.state(workerId)).toBe('suspect');
+		expect(registry.isGood(workerId)).toBe(false);
+		expect(registry.isLost(workerId)).toBe(false);
+		clock.advance(LOST_AFTER_MS);
+		expect(registry.state(workerId)).toBe('suspect');
+		clock.advance(1);
+		expect(registry.state(workerId)).toBe('lost');
+		expect(registry.isLost(workerId)).toBe(true);
+		registry.heartbeat(workerId).beat(stats);
+		expect(registry.state(workerId)).toBe('ready');
+	});
+
+	test('an open stream that says nothing is suspect, then lost', async () => {
+		const { workerId, heartbeat } = await join('1');
+		clock.advance(SUSPECT_AFTER_MS);
+		expect(registry.state(workerId)).toBe('ready');
+		clock.advance(1);
+		expect(registry.state(workerId)).toBe('suspect');
+		clock.advance(LOST_AFTER_MS);
+		expect(registry.state(workerId)).toBe('lost');
+		heartbeat.beat(stats);
+		expect(registry.state(workerId)).toBe('ready');
+	});
+
+	// All workers were lost for as long as it took them to come back to a restarted orchestrator.
+	test('after a restart a worker is suspect or lost by when it was last seen', async () => {
+		const { workerId, heartbeat } = await join('1');
+		clock.advance(31_000);
+		heartbeat.beat(stats);
+		const restarted = async () => {
+			const next = new WorkerRegistry({ store, clock });
+			await next.load();
+			return next.state(workerId);
+		};
+		expect(await restarted()).toBe('suspect');
+		clock.advance(60_000);
+		expect(await restarted()).toBe('suspect');
+		clock.advance(LOST_AFTER_MS);
+		expect(await restarted()).toBe('lost');
+	});
+
+	test('its figures are kept, though not with every beat', async () => {
+		const { heartbeat } = await join('1');
+		let saved = 0;
+		const save = store.saveWorker.bind(store);
+		store.saveWorker = (row) => {
+			saved++;
+			return save(row);
+		};
+		for (let second = 0; second < 120; second++) {
+			clock.advance(1_000);
+			heartbeat.beat({ ...stats, shards: second });
+		}
+		expect(saved).toBeGreaterThanOrEqual(3);
+		expect(saved).toBeLessThanOrEqual(5);
+		const [row] = await store.workers();
+		expect(row?.shards).toBeGreaterThan(80);
+	});
+
+	describe('penalty', () => {
+		test.each(['timeout', 'unavailable'] as const)('%s: passed over for ten seconds', async (kind) => {
+			const { workerId, heartbeat } = await join('1');
+			await join('2');
+			failed(workerId, kind);
+			expect(registry.isGood(workerId)).toBe(false);
+			expect(latencyOf(workerId)).toBeGreaterThan(HEDGE_MAX_MS);
+			for (let second = 0; second < 11; second++) {
+				clock.advance(1_000);
+				heartbeat.beat(stats);
+			}
+			expect(registry.isGood(workerId)).toBe(true);
+			expect(latencyOf(workerId)).toBeUndefined();
+		});
+
+		test.each(['exhausted', 'corrupt', 'not_found', 'canceled'] as const)('%s says nothing about it', async (kind) => {
+			const { workerId } = await join('1');
+			failed(workerId, kind);
+			expect(registry.isGood(workerId)).toBe(true);
+		});
+
+		test('ends when it comes back with a new stream', async () => {
+			const { workerId, heartbeat } = await join('1');
+			failed(workerId, 'unavailable');
+			heartbeat.closed();
+			registry.heartbeat(workerId).beat(stats);
+			expect(registry.isGood(workerId)).toBe(true);
+		});
+
+		// The average once began with the penalty, and took a minute of reads to forget it.
+		test('does not enter the average of what is measured', async () => {
+			const { workerId, heartbeat } = await join('1');
+			registry.observe(workerId, { ms: 4 });
+			failed(workerId, 'timeout');
+			registry.observe(workerId, { ms: 4 });
+			for (let second = 0; second < 11; second++) {
+				clock.advance(1_000);
+				heartbeat.beat(stats);
+			}
+			expect(latencyOf(workerId)).toBeCloseTo(4);
+		});
+	});
+
+	test('latency is averaged, and forgotten when nobody measures it again', async () => {
+		const { workerId, heartbeat } = await join('1');
+		expect(latencyOf(workerId)).toBeUndefined();
+		registry.observe(workerId, { ms: 100 });
+		expect(latencyOf(workerId)).toBe(100);
+		for (let i = 0; i < 200; i++) registry.observe(workerId, { ms: 10 });
+		expect(latencyOf(workerId)).toBeCloseTo(10, 3);
+		expect(registry.score(workerId)).toBeCloseTo(10, 3);
+		clock.advance(30_000);
+		heartbeat.beat(stats);
+		expect(latencyOf(workerId)).toBeUndefined();
+	});
+
+	test('receipts are checked with the key of the worker that they name', async () => {
+		const keys = [newSigningKey(), newSigningKey()];
+		for (const [i, key] of keys.entries()) {
+			await registry.register({ ...worker(`${i + 1}`, `worker-${i + 1}`), receiptKey: rawPublicKey(key) });
+		}
+		const receipt = {
+			workerId: '1'.repeat(32) as WorkerId,
+			shardId: 'a'.repeat(32) as ShardId,
+			root: Buffer.alloc(32),
+			cellsBytes: 10,
+			timeMs: 1,
+		};
+		const signed = keys.map((key) => signReceipt(receipt, key));
+		expect(signed.map((each) => registry.verifyReceipt(each))).toEqual([true, false]);
+		const [good] = signed;
+		expect(good && registry.verifyReceipt({ ...good, workerId: '3'.repeat(32) as WorkerId })).toBe(false);
+	});
 });

@@ -10,7 +10,7 @@ import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
-import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
 import { type WorkerState, workerState } from '../core/model/health.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import { type PolicyWorker, slowerThanMs } from '../core/model/redundancy.ts';
@@ -175,7 +175,8 @@ export class WorkerRegistry {
 			receiptKey: publicKeyFromRaw(row.receiptKey),
 			stats: null,
 			stream: null,
-			lastBeatMs: this.#clock.monotonicMs() - LOST_AFTER_MS,
+			// By the wall clock, which a restart does not set back: whoever was here a moment ago is not lost yet.
+			lastBeatMs: this.#clock.monotonicMs() - Math.max(0, this.#clock.nowMs() - row.lastSeenMs),
 			savedAtMs: 0,
 			latencyMs: undefined,
 			measuredAtMs: 0,
@@ -210,8 +211,11 @@ export class WorkerRegistry {
 	/** Its latency as far as it is known now; far off any median for one that failed. */
 	#latencyMs(entry: Entry): number | undefined {
 		const nowMs = this.#clock.monotonicMs();
-		if (entry.penaltyUntilMs > nowMs) return PENALTY_LATENCY_MS;
-		return nowMs - entry.measuredAtMs < LATENCY_TTL_MS ? entry.latencyMs : undefined;
+		return entry.penaltyUntilMs > nowMs ? PENALTY_LATENCY_MS : this.#measuredMs(entry);
+	}
+
+	#measuredMs(entry: Entry): number | undefined {
+		return this.#clock.monotonicMs() - entry.measuredAtMs < LATENCY_TTL_MS ? entry.latencyMs : undefined;
 	}
 
 	#slowerThanMs(): number {
@@ -273,7 +277,8 @@ export class WorkerRegistry {
 	}
 
 	#measured(entry: Entry, ms: number): void {
-		const before = this.#latencyMs(entry);
+		// Not the penalty: the average would carry it on for long after its time.
+		const before = this.#measuredMs(entry);
 		entry.latencyMs = before === undefined ? ms : before + EWMA_WEIGHT * (ms - before);
 		entry.measuredAtMs = this.#clock.monotonicMs();
 		this.#samplesMs[this.#sampleAt % LATENCY_SAMPLES] = ms;

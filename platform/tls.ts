@@ -114,10 +114,20 @@ export class TlsSource {
 
 	#read(): Material {
 		const read = (file: string) => readFileSync(join(this.#folder, file));
-		const material = { cert: read('tls.crt'), key: read('tls.key'), ca: read('ca.crt') };
-		// Checks that they are whole and belong together before anything uses them.
-		tls.createSecureContext(material);
-		return material;
+		try {
+			const material = { cert: read('tls.crt'), key: read('tls.key'), ca: read('ca.crt') };
+			// Checks that they are whole and belong together before anything uses them.
+			checkCertificates(material.cert);
+			checkCertificates(material.ca);
+			tls.createSecureContext(material);
+			return material;
+		} catch (error) {
+			const { message } = error as Error;
+			throw new DistroError(
+				'invalid',
+				`TLS_DIR: tls.crt, tls.key and ca.crt are not whole and of one making: ${message}`,
+			);
+		}
 	}
 
 	#reload(): void {
@@ -132,6 +142,14 @@ export class TlsSource {
 		}
 		for (const callback of this.#onChange) callback();
 	}
+}
+
+/** Throws where one is cut short or there is none: a TLS context takes those in silence, and everyone would be a stranger. */
+function checkCertificates(pem: Buffer): void {
+	// Bundles have comments between them.
+	const certificates = pem.toString('latin1').split('-----BEGIN CERTIFICATE-----').slice(1);
+	if (certificates.length === 0) throw new Error('no certificate');
+	for (const certificate of certificates) new X509Certificate(`-----BEGIN CERTIFICATE-----${certificate}`);
 }
 
 const SUITE = { minVersion: 'TLSv1.3', ciphers: CIPHERS } as const;

@@ -6,6 +6,7 @@
  * that more than m of the chosen workers fail within the repair window), by more parity and then a smaller k.
  */
 
+import { assert } from '../assert.ts';
 import { DistroError } from '../errors.ts';
 import type { WorkerId } from '../ids.ts';
 import { CODEC_MAX_K, CODEC_MAX_M, POLICY_MAX_K } from '../limits.ts';
@@ -58,6 +59,8 @@ const DEFAULT_AFR = 0.02;
 /** A worker this many times slower than the median is passed over while others will do; below the floor nobody is slow. */
 const SLOW_FACTOR = 5;
 const SLOW_FLOOR_MS = 200;
+/** Where the median worker needs this long for its first byte, fewer of them are asked at once. */
+const SLOW_CLUSTER_MS = 500;
 /** Enough room for one shard of a full segment and a trailer. */
 const MIN_FREE_BYTES = 32 * MiB;
 /** From this many workers on k may be 8. */
@@ -75,8 +78,8 @@ export function chooseRedundancy(
 	policy: RedundancyPolicy,
 ): RedundancyChoice {
 	const pool = eligible(workers);
-	if (policy.fixed !== undefined) return chooseFixed(size, pool, policy.fixed);
 	const registered = workers.length;
+	if (policy.fixed !== undefined) return chooseFixed(size, { pool, registered, fixed: policy.fixed });
 	const count = pool.candidates.length;
 	if (registered === 1 && count === 1) {
 		return {
@@ -89,26 +92,28 @@ export function chooseRedundancy(
 	}
 	const tolerance = Math.min(policy.tolerate.workers, Math.floor(count / 2));
 	const wanted = wantedK(size);
-	const choices: { k: number; m: number; target: boolean }[] = [];
+	// Every read of a row asks k workers, and waits for the slowest.
+	const mostK = pool.slow ? Math.max(1, wanted.k / 2) : wanted.k;
+	const choices: Widened[] = [];
 	for (const k of K_STEPS) {
-		if (k > wanted.k || k > size.cells || (k > 4 && count < WIDE_WORKERS)) continue;
+		if (k > mostK || k > size.cells || (k > 4 && count < WIDE_WORKERS)) continue;
 		const least = Math.max(1, k > 1 ? Math.ceil(k / 2) : 0, tolerance);
 		const m = leastZoneSafe({ k, least, count, pool, policy });
 		if (m === null) continue;
-		const enough = widenToTarget({ k, m, count, pool, policy });
-		choices.push({ k, m: enough ?? m, target: enough !== null });
-		if (enough !== null) break;
+		const widened = widenToTarget({ k, m, count, pool, policy });
+		choices.push(widened);
+		if (widened.holds) break;
 	}
-	const chosen = choices.find(({ target }) => target) ?? choices.at(0);
+	const chosen = choices.find(({ holds }) => holds) ?? choices.toSorted((a, b) => a.loss - b.loss)[0];
 	if (chosen === undefined) throw nothingSafe(registered, pool);
 	const { k, m } = chosen;
 	const n = k + m;
 	const reasons = [
 		wanted.why,
 		`${count} of ${registered} workers can take a shard`,
-		`any ${tolerance} of them may fail`,
+		mayFail(tolerance, pool, policy),
 		...pool.notes,
-		...(chosen.target ? [] : [`the target of ${policy.dataLossPerYear} a year is out of reach with these workers`]),
+		...(chosen.holds ? [] : [`the target of ${policy.dataLossPerYear} a year is out of reach with these workers`]),
 	];
 	return { n, k, m, candidates: pool.candidates, because: `${k}+${m} because ${reasons.join(', ')}` };
 }
@@ -132,6 +137,8 @@ interface Pool {
 	readonly zones: number;
 	readonly notes: readonly string[];
 	readonly full: number;
+	/** The workers as a whole answer slowly. */
+	readonly slow: boolean;
 }
 
 function eligible(workers: readonly PolicyWorker[]): Pool {
@@ -149,14 +156,21 @@ function eligible(workers: readonly PolicyWorker[]): Pool {
 	if (away > 0) notes.push(`${away} ${away === 1 ? 'is' : 'are'} not ready`);
 	if (full > 0) notes.push(`${full} ${full === 1 ? 'has' : 'have'} no room`);
 	if (candidates.length < roomy.length) notes.push(`${roomy.length - candidates.length} too slow just now`);
-	return { candidates, zones: new Set(candidates.map(({ zone }) => zone)).size, notes, full };
+	const typicalMs = medianMs(candidates.map(({ latencyMs }) => latencyMs));
+	const slow = typicalMs >= SLOW_CLUSTER_MS;
+	if (slow) notes.push(`they take ${Math.round(typicalMs)} ms to answer`);
+	return { candidates, zones: new Set(candidates.map(({ zone }) => zone)).size, notes, full, slow };
 }
 
-/** Workers with a latency above this are far off the median of those known. */
+/** Workers with a latency above this are far off the median. */
 export function slowerThanMs(latenciesMs: readonly (number | undefined)[]): number {
-	const known = latenciesMs.filter((latencyMs) => latencyMs !== undefined).sort((a, b) => a - b);
-	const medianMs = known[Math.floor(known.length / 2)] ?? 0;
-	return Math.max(SLOW_FLOOR_MS, medianMs * SLOW_FACTOR);
+	return Math.max(SLOW_FLOOR_MS, medianMs(latenciesMs) * SLOW_FACTOR);
+}
+
+/** The lower one where there are two. Whom nobody has measured counts as quick, or a lone slow one would be its own measure. */
+function medianMs(latenciesMs: readonly (number | undefined)[]): number {
+	const sorted = latenciesMs.map((latencyMs) => latencyMs ?? 0).sort((a, b) => a - b);
+	return sorted[Math.floor((sorted.length - 1) / 2)] ?? 0;
 }
 
 function wantedK(size: SegmentSize): { k: number; why: string } {
@@ -165,6 +179,16 @@ function wantedK(size: SegmentSize): { k: number; why: string } {
 	if (sizeBytes === null) return { k: POLICY_MAX_K, why: 'its size is not known yet' };
 	if (sizeBytes <= 16 * MiB) return { k: 4, why: `it has ${sizeBytes} bytes` };
 	return { k: POLICY_MAX_K, why: `it has ${sizeBytes} bytes` };
+}
+
+function mayFail(workers: number, pool: Pool, policy: RedundancyPolicy): string {
+	const zones = pool.zones < 2 ? 0 : toleratedZones(pool.zones, policy);
+	return `any ${workers} of them${zones === 0 ? '' : ` or ${zones} of ${pool.zones} zones`} may fail`;
+}
+
+/** As with workers: not more than half of them. */
+function toleratedZones(zones: number, policy: RedundancyPolicy): number {
+	return Math.min(policy.tolerate.zones, Math.floor(zones / 2));
 }
 
 /** m from `least` up so that the shards fit on the workers and any tolerated zones may go; null when none does. */
@@ -184,13 +208,11 @@ function leastZoneSafe(o: {
 /** Shards that the tolerated number of zones hold at most, when n shards are spread as evenly as the zones allow. */
 function zonesHold(n: number, pool: Pool, policy: RedundancyPolicy): number {
 	// Where there is one zone a worker is its own zone.
-	if (pool.zones < 2) return policy.tolerate.zones;
+	if (pool.zones < 2) return toleratedZones(pool.candidates.length, policy);
 	const sizes = new Map<string, number>();
 	for (const worker of pool.candidates) sizes.set(worker.zone, (sizes.get(worker.zone) ?? 0) + 1);
 	const held = spread(n, [...sizes.values()]).sort((a, b) => b - a);
-	// As with workers: not more zones than half of them.
-	const zones = Math.min(policy.tolerate.zones, Math.floor(sizes.size / 2));
-	return held.slice(0, zones).reduce((sum, count) => sum + count, 0);
+	return held.slice(0, toleratedZones(pool.zones, policy)).reduce((sum, count) => sum + count, 0);
 }
 
 /** n shards over zones with so many workers each, as evenly as possible. */
@@ -207,30 +229,43 @@ function spread(n: number, zoneSizes: readonly number[]): number[] {
 	return held;
 }
 
-/** m made larger until the target holds; null when it can't. */
-function widenToTarget(o: {
-	k: number;
-	m: number;
-	count: number;
-	pool: Pool;
-	policy: RedundancyPolicy;
-}): number | null {
-	// Healthy workers under the hard rules are as good as it gets: the target makes up for workers that are worse.
-	const healthy = o.pool.candidates.map((worker) => ({ ...worker, annualFailureRate: DEFAULT_AFR }));
-	const target = Math.max(o.policy.dataLossPerYear, lossPerYear(o.k + o.m, o.m, healthy));
-	for (let m = o.m; m <= CODEC_MAX_M && o.k + m <= o.count; m++) {
-		if (lossPerYear(o.k + m, m, o.pool.candidates) <= target) return m;
-	}
-	return null;
+interface Widened {
+	readonly k: number;
+	readonly m: number;
+	/** Of a segment, expected in a year. */
+	readonly loss: number;
+	readonly holds: boolean;
 }
 
-/** P(more than m of the first n candidates fail within one repair window), times the windows of a year. */
+/** m made larger until the target holds; where it never does, the m that comes nearest. */
+function widenToTarget(o: { k: number; m: number; count: number; pool: Pool; policy: RedundancyPolicy }): Widened {
+	const { k } = o;
+	const asked = o.policy.dataLossPerYear;
+	// Healthy workers under the hard rules are good enough: the default target makes up for workers that are worse.
+	const healthy = o.pool.candidates.map((worker) => ({ ...worker, annualFailureRate: DEFAULT_AFR }));
+	const isStricter = asked < DEFAULT_POLICY.dataLossPerYear;
+	const target = isStricter ? asked : Math.max(asked, lossPerYear(k + o.m, o.m, healthy));
+	let nearest: Widened | null = null;
+	for (let m = o.m; m <= CODEC_MAX_M && k + m <= o.count; m++) {
+		const loss = lossPerYear(k + m, m, o.pool.candidates);
+		if (loss <= target) return { k, m, loss, holds: true };
+		if (nearest === null || loss < nearest.loss) nearest = { k, m, loss, holds: false };
+	}
+	assert(nearest !== null, 'the hard rules gave an m that fits');
+	return nearest;
+}
+
+/**
+ * P(more than m of n candidates fail within one repair window), times the windows of a year. Placement may choose any, so
+ * the n that fail most often are looked at.
+ */
 export function lossPerYear(n: number, m: number, candidates: readonly PolicyWorker[]): number {
 	const windows = YEAR_HOURS / REPAIR_WINDOW_HOURS;
+	const rates = candidates.map(({ annualFailureRate }) => annualFailureRate ?? DEFAULT_AFR).sort((a, b) => b - a);
 	// Poisson-binomial: distribution of the number of failures, one worker at a time.
 	let failures = [1];
-	for (const { annualFailureRate } of candidates.slice(0, n)) {
-		const p = 1 - Math.exp(-(annualFailureRate ?? DEFAULT_AFR) / windows);
+	for (const rate of rates.slice(0, n)) {
+		const p = 1 - Math.exp(-rate / windows);
 		const next = new Array(failures.length + 1).fill(0);
 		for (const [count, probability] of failures.entries()) {
 			next[count] += probability * (1 - p);
@@ -241,10 +276,14 @@ export function lossPerYear(n: number, m: number, candidates: readonly PolicyWor
 	return failures.slice(m + 1).reduce((sum, p) => sum + p, 0) * windows;
 }
 
-function chooseFixed(size: SegmentSize, pool: Pool, fixed: NonNullable<RedundancyPolicy['fixed']>): RedundancyChoice {
+function chooseFixed(
+	size: SegmentSize,
+	o: { pool: Pool; registered: number; fixed: NonNullable<RedundancyPolicy['fixed']> },
+): RedundancyChoice {
+	const { pool, registered, fixed } = o;
 	const k = Math.min(fixed.dataShards, size.cells);
 	const m = fixed.parityShards;
-	if (k + m > pool.candidates.length) throw nothingSafe(pool.candidates.length, pool);
+	if (k + m > pool.candidates.length) throw nothingSafe(registered, pool);
 	const because = `${k}+${m} because the policy fixes ${fixed.dataShards}+${m}`;
 	return { n: k + m, k, m, candidates: pool.candidates, because };
 }
