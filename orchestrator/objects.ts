@@ -63,6 +63,10 @@ export class ObjectService implements Objects {
 		}
 		try {
 			const memory = await this.#reserve(options.sizeHintBytes, signal);
+			if (signal.aborted) {
+				memory?.lease.release();
+				throw new DistroError('canceled', 'the client has left');
+			}
 			const upload = new UploadSession(this.#deps, options, { memory, uploadId });
 			this.#uploads.add(upload);
 			const forget = () => this.#uploads.delete(upload);

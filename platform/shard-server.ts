@@ -191,18 +191,25 @@ class Call {
 			[KIND_METADATA_KEY]: error.kind,
 		};
 		const { stream } = this;
+		// What the peer still sends is thrown away until it has heard. A reset now would overtake the reason on its way; and
+		// before the trailers have gone node:http2 asks a closed stream for none, and its session spins for ever.
+		stream.resume();
+		const resetLater = () => {
+			const reset = setTimeout(() => stream.close(http2.constants.NGHTTP2_NO_ERROR), RESET_AFTER_MS);
+			reset.unref();
+			stream.once('close', () => clearTimeout(reset));
+		};
 		if (stream.headersSent) {
 			stream.removeAllListeners('wantTrailers');
-			stream.on('wantTrailers', () => stream.sendTrailers(trailers));
+			stream.on('wantTrailers', () => {
+				stream.sendTrailers(trailers);
+				resetLater();
+			});
 			stream.end();
 		} else {
 			stream.respond({ ':status': 200, 'content-type': 'application/grpc', ...trailers }, { endStream: true });
+			resetLater();
 		}
-		// What the peer still sends is thrown away until it has heard. A reset now would overtake the reason on its way.
-		stream.resume();
-		const reset = setTimeout(() => stream.close(http2.constants.NGHTTP2_NO_ERROR), RESET_AFTER_MS);
-		reset.unref();
-		stream.once('close', () => clearTimeout(reset));
 	}
 
 	#finished(outcome: string): void {

@@ -90,6 +90,8 @@ interface Stream {
 	held: Buffer[];
 	paused: boolean;
 	readonly openedAtMs: number;
+	/** When its last bytes came. */
+	heardAtMs: number;
 	heard: boolean;
 	ended: boolean;
 }
@@ -251,6 +253,7 @@ export class Gather {
 		}
 		const offset = shardOffset(shape, firstRow);
 		const length = shardOffset(shape, lastRow) - offset + shardCellLength(shape, source.shardIndex, lastRow);
+		const openedAtMs = this.#o.clock.monotonicMs();
 		const stream: Stream = {
 			source,
 			get: null,
@@ -260,7 +263,8 @@ export class Gather {
 			leaves: null,
 			held: [],
 			paused: false,
-			openedAtMs: this.#o.clock.monotonicMs(),
+			openedAtMs,
+			heardAtMs: openedAtMs,
 			heard: false,
 			ended: false,
 		};
@@ -277,9 +281,10 @@ export class Gather {
 					},
 					data: (chunk) => {
 						if (!current()) return;
+						stream.heardAtMs = this.#o.clock.monotonicMs();
 						if (!stream.heard) {
 							stream.heard = true;
-							this.#o.onWorker?.(source.worker, { ms: this.#o.clock.monotonicMs() - stream.openedAtMs });
+							this.#o.onWorker?.(source.worker, { ms: stream.heardAtMs - stream.openedAtMs });
 						}
 						if (stream.held.length > 0) stream.held.push(Buffer.from(chunk));
 						else this.#take(stream, chunk);
@@ -570,15 +575,19 @@ export class Gather {
 	/** Replaces the workers that keep the next row waiting while the others have sent theirs. */
 	#hedge(): void {
 		if (!this.#hedging || this.#nextRow > this.#o.lastRow || !this.#o.takes()) return;
+		// All slots are with the consumer: it is its turn.
+		if (this.#nextRow >= this.#firstHeldRow + this.#o.slots.length) return;
 		const row = this.#rowState(this.#nextRow);
 		if (row === null || row.decoding || row.decoded) return;
 		const nowMs = this.#o.clock.monotonicMs();
-		const laggards = this.#streams.filter((s) => s.row <= row.index && s.lastRow >= row.index && !s.paused);
-		if (laggards.length === 0) return;
+		const expected = this.#streams.filter((s) => s.row <= row.index && s.lastRow >= row.index && !s.paused);
 		const othersAtMs = row.count > 0 ? Math.max(row.lastAtMs, this.#waitingSinceMs) : this.#waitingSinceMs;
 		const othersTookMs = row.count > 0 ? Math.max(0, row.lastAtMs - this.#waitingSinceMs) : 0;
 		const laggedMs = nowMs - othersAtMs;
-		if (laggedMs < Math.max(this.#o.hedgeMs, 2 * othersTookMs)) return;
+		const patienceMs = Math.max(this.#o.hedgeMs, 2 * othersTookMs);
+		if (laggedMs < patienceMs) return;
+		// Where nobody has sent the row yet, but bytes come, everything is slow: asking others would add to the load.
+		const laggards = expected.filter((s) => row.count > 0 || nowMs - s.heardAtMs >= patienceMs);
 		const replaced = laggards.filter(({ source }) => this.#o.mayHedge(source.worker));
 		if (replaced.length === 0) return;
 		for (const { source } of replaced) {

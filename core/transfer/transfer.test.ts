@@ -355,6 +355,26 @@ describe('gather', () => {
 		expect(got.bytes.equals(segment.bytes)).toBe(true);
 	});
 
+	test('where all workers are slow alike, none is replaced', async () => {
+		const { transport, targets, segment } = await stored(5 * C);
+		for (const { worker } of targets as ScatterTarget[]) transport.faultsOf(worker.workerId).chunkMs = 100;
+		const before = transport.gets;
+		const sources = sourcesOf(targets, segment.result.placements);
+		const got = await gatherAll(transport, segment, { sources, hedgeMs: 300 });
+		expect(got.bytes.equals(segment.bytes)).toBe(true);
+		expect(transport.gets - before).toBe(k);
+	});
+
+	test('where one is slow among quick ones, it is replaced', async () => {
+		const { transport, targets, segment } = await stored(5 * C);
+		transport.faultsOf((targets[2] as ScatterTarget).worker.workerId).chunkMs = 400;
+		const before = transport.gets;
+		const sources = sourcesOf(targets, segment.result.placements);
+		const got = await gatherAll(transport, segment, { sources, hedgeMs: 100 });
+		expect(got.bytes.equals(segment.bytes)).toBe(true);
+		expect(transport.gets - before).toBeGreaterThan(k);
+	});
+
 	test('missing, short and wrong shards are found, told apart, and replaced', async () => {
 		const { transport, targets, segment } = await stored();
 		const shard = (i: number) => {

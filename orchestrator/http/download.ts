@@ -72,6 +72,8 @@ async function sendBytes(
 		drained: () => {},
 	};
 	response.on('close', onClose);
+	// It may have left while the object was looked up, and will not close again.
+	if (response.destroyed) onClose();
 	response.on('drain', () => sink.drained());
 	// A reader that takes nothing for too long loses the memory that is kept for it; to the very end, or it would keep the
 	// last bytes for ever. What comes after the end sets the timer anew.

@@ -351,6 +351,7 @@ function routesOf(deps: HttpServerDeps): Route[] {
 function closeSignal(response: ServerResponse): AbortSignal {
 	const gone = new AbortController();
 	response.once('close', () => gone.abort());
+	if (response.destroyed) gone.abort();
 	return gone.signal;
 }
 

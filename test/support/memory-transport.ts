@@ -28,6 +28,8 @@ export interface Faults {
 	noReceipt?: boolean;
 	/** Signs for another root. */
 	wrongReceipt?: boolean;
+	/** Sends a chunk only this often. */
+	chunkMs?: number;
 	/** Sends its receipt when the first cell comes. */
 	earlyReceipt?: boolean;
 	/** Breaks a put after this many cells. */
@@ -154,8 +156,10 @@ export class MemoryTransport implements ShardTransport {
 			this.open--;
 			tell();
 		};
+		const soon = (step: () => void) =>
+			faults.chunkMs === undefined ? setImmediate(step) : setTimeout(step, faults.chunkMs);
 		const next = () =>
-			setImmediate(() => {
+			soon(() => {
 				if (over || paused || faults.frozen) return;
 				if (faults.dead) {
 					end(() => events.failed(new DistroError('unavailable', 'the connection broke')));
