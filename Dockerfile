@@ -20,7 +20,7 @@ USER 1000
 RUN export DATA_DIR=/tmp/warm WORKERS=1 HTTP_PORT=0 GRPC_PORT=0 WORKER_HTTP_BASE=0 WORKER_GRPC_BASE=0; \
 	node hack/run.ts & \
 	until [ -e /tmp/warm/cluster.json ] || ! kill -0 $!; do sleep 0.2; done; \
-	kill $! && wait $!
+	kill $! && wait $! && chmod -R a+rX node_modules/.cache
 
 FROM $BASE
 # Volumes: a process's own at /data; those of all, for `init`, below /cluster. An engine gives a new volume the owner of

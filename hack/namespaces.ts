@@ -68,7 +68,7 @@ export class Namespaces implements Engine {
 
 	async up(late: AbortSignal): Promise<string> {
 		for (const service of this.#services) {
-			const container = await this.#start(service, service.command);
+			const container = await this.#start(service);
 			if (service.oneShot) {
 				const code = await container.exit;
 				if (code !== 0) throw new Error(`${service.name} ended with exit code ${code}:\n${container.output()}`);
@@ -78,9 +78,14 @@ export class Namespaces implements Engine {
 		return `http://${this.#address('orchestrator')}:8080`;
 	}
 
-	async keys(): Promise<string> {
-		const orchestrator = this.#services.find(({ name }) => name === 'orchestrator') as ComposeService;
-		const container = await this.#start(orchestrator, ['keys', 'list']);
+	async run(name: string, command: readonly string[], environment: Readonly<Record<string, string>>): Promise<string> {
+		const service = this.#services.find((candidate) => candidate.name === name);
+		if (service === undefined) throw new Error(`there is no service ${name}`);
+		const container = await this.#start({
+			...service,
+			command,
+			environment: { ...service.environment, ...environment },
+		});
 		await container.exit;
 		return container.output();
 	}
@@ -110,7 +115,7 @@ export class Namespaces implements Engine {
 		rmSync(this.#work, { recursive: true, force: true });
 	}
 
-	async #start(service: ComposeService, command: readonly string[]): Promise<Container> {
+	async #start(service: ComposeService): Promise<Container> {
 		const root = mkdtempSync(join(this.#work, 'root-'));
 		const mounts = [...service.mounts].map(([target, volume]) => `${this.#volume(volume, target)}:${target}\n`);
 		const { Entrypoint, Env, WorkingDir } = this.#config;
@@ -119,7 +124,7 @@ export class Namespaces implements Engine {
 			[
 				...['--mount', '--net', '--pid', '--ipc', '--uts', '--fork', '--kill-child', 'sh', '-c', CONTAINER, 'sh'],
 				...[this.#image, root, join(this.#work, 'hosts'), mounts.join(''), service.user, WorkingDir],
-				...[...Entrypoint, ...command],
+				...[...Entrypoint, ...service.command],
 			],
 			{
 				env: { ...Object.fromEntries(Env.map((entry) => entry.split(/=(.*)/s, 2))), ...service.environment },
