@@ -10,7 +10,7 @@ import { readFileSync } from 'node:fs';
 import { COMPOSE_FILE, type ComposeService, readComposeFile } from './compose-file.ts';
 import { type ImageConfig, Namespaces } from './namespaces.ts';
 
-const READY_TIMEOUT_MS = 60_000;
+const READY_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 const FILE_BYTES = 5_000_000;
 
