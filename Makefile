@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export NAME
 
-.PHONY: help setup build generate check test soak run start bench images clean
+.PHONY: help setup build generate check test soak run start bench images image-check clean
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: node_modules/.setup ## Check what the machine needs, and install the packages
 
@@ -41,6 +41,9 @@ bench: build ## Measure, and print the table
 
 images: ## One image for every role: make images BASE=localhost/node:24
 	hack/images.sh
+
+image-check: setup ## Start every service of compose.yaml from that image, and store a file through them
+	@npm run --silent image-check
 
 clean: ## Remove what was installed (data stays)
 	rm -rf node_modules

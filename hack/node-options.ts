@@ -10,7 +10,7 @@ import { resolve } from 'node:path';
 const COMPILE_CACHE = resolve(import.meta.dirname, '../node_modules/.cache/distro-compile');
 const env = { MALLOC_ARENA_MAX: '2', UV_THREADPOOL_SIZE: '4', NODE_COMPILE_CACHE: COMPILE_CACHE };
 
-const flags = ['--max-semi-space-size=1', '--expose-gc', '--heap-growing-percent=100'] as const;
+const flags = ['--max-semi-space-size=1', '--expose-gc', '--heap-growing-percent=100', '--single-threaded-gc'] as const;
 
 export const NODE_OPTIONS_OF = {
 	orchestrator: { flags, env },

@@ -6,9 +6,9 @@
  * Secrets reach the processes by their environment or by files, never by arguments.
  */
 
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { randomBytes, randomInt } from 'node:crypto';
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { appendFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { loadDotenv } from '../platform/env.ts';
@@ -22,6 +22,7 @@ import {
 	writeClusterFile,
 } from './cluster-file.ts';
 import { clusterDataDir, ORCHESTRATOR, ROOT } from './environment.ts';
+import { issueOrchestrator, issueWorker, tlsFolder } from './identities.ts';
 import { tryLock } from './lock.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
 
@@ -29,6 +30,7 @@ const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 12_000;
 const POLL_MS = 100;
 const LOOPBACK = '127.0.0.1';
+const HOSTS = ['localhost', LOOPBACK];
 
 interface Member {
 	readonly name: string;
@@ -102,17 +104,11 @@ async function outlived(processes: readonly ClusterProcess[]): Promise<void> {
 function orchestrator(authority: Authority, o: { httpHost: string; http: number; grpc: number }): Member {
 	const name = ORCHESTRATOR;
 	const folder = join(dataDir, name);
-	const prepare = async () => {
-		mkdirSync(folder, { recursive: true });
-		const idFile = join(folder, 'id');
-		if (!existsSync(idFile)) writeFileSync(idFile, randomBytes(16).toString('hex'));
-		const id = readFileSync(idFile, 'utf8');
-		await authority.issue(join(folder, 'tls'), { role: 'orchestrator', id, hosts: ['localhost', '127.0.0.1'] });
-	};
+	const prepare = () => issueOrchestrator(authority, folder, HOSTS);
 	const env = {
 		DATA_DIR: folder,
 		NAME: name,
-		TLS_DIR: join(folder, 'tls'),
+		TLS_DIR: tlsFolder(folder),
 		HTTP_HOST: o.httpHost,
 		HTTP_PORT: String(o.http),
 		GRPC_HOST: LOOPBACK,
@@ -131,20 +127,11 @@ function worker(
 ): Member {
 	const name = `worker-${index}`;
 	const folder = join(dataDir, name);
-	const prepare = async () => {
-		mkdirSync(folder, { recursive: true });
-		const made = execFileSync(process.execPath, [join(ROOT, 'worker/init.ts'), folder], {
-			encoding: 'utf8',
-			stdio: 'pipe',
-			env: inherited('worker'),
-		});
-		const id = (JSON.parse(made) as { workerId: string }).workerId;
-		await authority.issue(join(folder, 'tls'), { role: 'worker', id, hosts: ['localhost', '127.0.0.1'] });
-	};
+	const prepare = () => issueWorker(authority, folder, HOSTS);
 	const env = {
 		DATA_DIR: folder,
 		NAME: name,
-		TLS_DIR: join(folder, 'tls'),
+		TLS_DIR: tlsFolder(folder),
 		GRPC_HOST: '127.0.0.1',
 		GRPC_PORT: String(ports.grpc),
 		HTTP_HOST: '127.0.0.1',

@@ -169,12 +169,15 @@ export function openMetadataDatabase(path: string): DatabaseSync {
 	try {
 		db = new DatabaseSync(path, { timeout: LOCK_WAIT_MS });
 		// Exclusive before the first access: the WAL's index then lives in this process's memory, not in a shared file.
+		// Temporary files would go outside the data folder, where a container can write nothing: a savepoint that changes
+		// more than 64 KiB, or a large sort, would fail with an I/O error.
 		db.exec(`
 			PRAGMA locking_mode = EXCLUSIVE;
 			PRAGMA journal_mode = WAL;
 			PRAGMA synchronous = FULL;
 			PRAGMA fullfsync = ON;
 			PRAGMA foreign_keys = ON;
+			PRAGMA temp_store = MEMORY;
 			PRAGMA cache_size = -${CACHE_KIB};
 		`);
 		migrate(db, path);

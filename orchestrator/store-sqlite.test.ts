@@ -10,6 +10,7 @@ import type { ObjectId, UploadId, WorkerId } from '../core/ids.ts';
 import { describeMetadataStore } from './store.contract.ts';
 import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
 import { openSqliteStore } from './store-sqlite.ts';
+import { openMetadataDatabase } from './store-sqlite-schema.ts';
 
 describeMetadataStore('sqlite', async () => {
 	const folder = await mkdtemp(join(tmpdir(), 'distro-metadata-'));
@@ -99,6 +100,12 @@ describe('the database file', () => {
 		expect(db.prepare('PRAGMA foreign_key_check').all()).toEqual([]);
 		db.close();
 	}
+
+	test('needs no folder for temporary files', () => {
+		const db = openMetadataDatabase(path);
+		expect(db.prepare('PRAGMA temp_store').get()).toEqual({ temp_store: 2 });
+		db.close();
+	});
 
 	test('one process owns it, until it dies', { timeout: 30_000 }, async () => {
 		const { child, acknowledged, exited } = startWriter('owner');

@@ -48,6 +48,9 @@ export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
 		capacityBytes: reader.optional('CAPACITY') === null ? null : reader.size('CAPACITY', 0, { min: 1, max: MAX_BYTES }),
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};
+	if (config.advertise === null && ['0.0.0.0', '::'].includes(config.grpcHost)) {
+		reader.mistake('ADVERTISE is not set, and nobody can dial every address: for example ADVERTISE=worker-1:9090');
+	}
 	reader.done();
 	return config;
 }

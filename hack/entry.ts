@@ -1,0 +1,25 @@
+/**
+ * What a container runs: `node hack/entry.ts ROLE [arguments]`. It becomes the role's own process, with the role's node
+ * flags and environment, so that there is one process and signals reach it as process 1.
+ */
+
+import { resolve } from 'node:path';
+import { NODE_OPTIONS_OF } from './node-options.ts';
+
+const PLAIN = { flags: [], env: {} };
+const ROLES = {
+	orchestrator: { main: 'orchestrator/main.ts', options: NODE_OPTIONS_OF.orchestrator },
+	worker: { main: 'worker/main.ts', options: NODE_OPTIONS_OF.worker },
+	keys: { main: 'orchestrator/keys.ts', options: PLAIN },
+	init: { main: 'hack/init.ts', options: PLAIN },
+} as const;
+
+const [role = '', ...rest] = process.argv.slice(2);
+if (!Object.hasOwn(ROLES, role) || process.execve === undefined) {
+	process.stderr.write(`usage: ${Object.keys(ROLES).join(' | ')}, on Node 24\n`);
+	process.exit(2);
+}
+const { main, options } = ROLES[role as keyof typeof ROLES];
+const args = [process.execPath, ...options.flags, resolve(import.meta.dirname, '..', main), ...rest];
+// What the deployment says about memory allocation and threads goes before what we found best.
+process.execve(process.execPath, args, { ...options.env, ...process.env });
