@@ -78,7 +78,7 @@ export const PUT_STRAGGLER_MS = 2_000;
 export const PUT_STALL_MS = 30_000;
 /** Other workers that may take over one shard of one segment. */
 export const PUT_REPLACEMENTS = 2;
-/** A put as a whole: after this the worker refuses to rename. A segment of 64 MiB at 3 KB/s takes as long. */
+/** A put as a whole: after this the worker refuses to keep it. A segment of 64 MiB at 3 KB/s takes as long. */
 export const PUT_DEADLINE_MS = 6 * 60 * 60_000;
 /** The put of a rebuilt shard, which waits for no client; its intent lasts as long. */
 export const REPAIR_DEADLINE_MS = 10 * 60_000;
@@ -96,7 +96,7 @@ export const SUSPECT_AFTER_MS = 5_000;
 /** And after this it is `lost`, and repair may begin. */
 export const LOST_AFTER_MS = 10 * 60_000;
 
-/** Bytes that a worker keeps free for trailers, renames and its own records. */
+/** Bytes that a worker keeps free for trailers and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;
 
 /**

@@ -15,6 +15,8 @@ export interface ClusterProcess {
 /** `supervisor` is the pid of the one who started them; it starts a process again when `start-<name>` is put beside. */
 export interface ClusterFile {
 	readonly supervisor: number;
+	/** Names of all processes; `processes` has those that run. */
+	readonly members: readonly string[];
 	readonly processes: readonly ClusterProcess[];
 }
 

@@ -6,10 +6,9 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import type { Authority } from './authority.ts';
-
-const ROOT = resolve(import.meta.dirname, '..');
+import { ROOT } from './environment.ts';
 
 /** Where the certificate of a data folder is. */
 export function tlsFolder(dataDir: string): string {
@@ -29,7 +28,7 @@ export async function issueWorker(authority: Authority, dataDir: string, hosts: 
 	mkdirSync(dataDir, { recursive: true });
 	// An empty environment: a worker's code gets no master key.
 	const command = [join(ROOT, 'worker/init.ts'), dataDir];
-	const made = execFileSync(process.execPath, command, { encoding: 'utf8', env: {} });
+	const made = execFileSync(process.execPath, command, { encoding: 'utf8', stdio: 'pipe', env: {} });
 	const id = (JSON.parse(made) as { workerId: string }).workerId;
 	await authority.issue(tlsFolder(dataDir), { role: 'worker', id, hosts });
 }

@@ -1,7 +1,7 @@
 /**
  * `make run`: one orchestrator and WORKERS workers as separate processes on loopback, with mTLS from a development
  * authority in DATA_DIR. It makes identities and certificates, starts, waits until all are ready, and says where to go.
- * A process that dies stays down until `make start NAME=…`. Ctrl-C stops all of them.
+ * A worker that does not start, or dies, stays down until `make start NAME=…`; the others serve. Ctrl-C stops all of them.
  *
  * Secrets reach the processes by their environment or by files, never by arguments.
  */
@@ -10,7 +10,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { appendFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { loadDotenv } from '../platform/env.ts';
 import { type Authority, openAuthority } from './authority.ts';
 import {
@@ -21,11 +21,11 @@ import {
 	startRequestPath,
 	writeClusterFile,
 } from './cluster-file.ts';
+import { clusterDataDir, ORCHESTRATOR, ROOT } from './environment.ts';
 import { issueOrchestrator, issueWorker, tlsFolder } from './identities.ts';
 import { tryLock } from './lock.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
 
-const ROOT = resolve(import.meta.dirname, '..');
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 12_000;
 const POLL_MS = 100;
@@ -39,11 +39,13 @@ interface Member {
 	readonly url: string;
 	readonly grpcPort: number;
 	readonly env: Record<string, string>;
+	/** Makes its identity and certificate, unless good ones are there. */
+	readonly prepare: () => Promise<void>;
 	child: ChildProcess | null;
 }
 
 loadDotenv();
-const dataDir = resolve(process.env.DATA_DIR ?? join(ROOT, 'data'));
+const dataDir = clusterDataDir();
 const members = await prepare().catch((error) => {
 	process.stderr.write(`${(error as Error).message}\n`);
 	process.exit(1);
@@ -77,10 +79,10 @@ async function prepare(): Promise<Member[]> {
 	const list: Member[] = [];
 	const httpHost = process.env.HTTP_HOST || LOOPBACK;
 	const http = await port(httpPort, 'HTTP_PORT', httpHost);
-	list.push(await orchestrator(authority, { httpHost, http, grpc: orchestratorGrpc }));
+	list.push(orchestrator(authority, { httpHost, http, grpc: orchestratorGrpc }));
 	for (let i = 1; i <= workers; i++) {
 		list.push(
-			await worker(authority, i, {
+			worker(authority, i, {
 				http: await port(workerHttpBase === 0 ? 0 : workerHttpBase + i, 'WORKER_HTTP_BASE'),
 				grpc: await port(workerGrpcBase === 0 ? 0 : workerGrpcBase + i, 'WORKER_GRPC_BASE'),
 				orchestrator: `127.0.0.1:${orchestratorGrpc}`,
@@ -99,13 +101,10 @@ async function outlived(processes: readonly ClusterProcess[]): Promise<void> {
 	removeClusterFile(dataDir);
 }
 
-async function orchestrator(
-	authority: Authority,
-	o: { httpHost: string; http: number; grpc: number },
-): Promise<Member> {
-	const name = 'orchestrator-1';
+function orchestrator(authority: Authority, o: { httpHost: string; http: number; grpc: number }): Member {
+	const name = ORCHESTRATOR;
 	const folder = join(dataDir, name);
-	await issueOrchestrator(authority, folder, HOSTS);
+	const prepare = () => issueOrchestrator(authority, folder, HOSTS);
 	const env = {
 		DATA_DIR: folder,
 		NAME: name,
@@ -118,17 +117,17 @@ async function orchestrator(
 	// Who listens everywhere is reached here.
 	const host = ['0.0.0.0', '::'].includes(o.httpHost) ? LOOPBACK : o.httpHost;
 	const url = `http://${host.includes(':') ? `[${host}]` : host}:${o.http}`;
-	return { name, role: 'orchestrator', dataDir: folder, url, grpcPort: o.grpc, env, child: null };
+	return { name, role: 'orchestrator', dataDir: folder, url, grpcPort: o.grpc, env, prepare, child: null };
 }
 
-async function worker(
+function worker(
 	authority: Authority,
 	index: number,
 	ports: { http: number; grpc: number; orchestrator: string },
-): Promise<Member> {
+): Member {
 	const name = `worker-${index}`;
 	const folder = join(dataDir, name);
-	await issueWorker(authority, folder, HOSTS);
+	const prepare = () => issueWorker(authority, folder, HOSTS);
 	const env = {
 		DATA_DIR: folder,
 		NAME: name,
@@ -140,12 +139,13 @@ async function worker(
 		ORCHESTRATORS: ports.orchestrator,
 	};
 	const url = `http://${LOOPBACK}:${ports.http}`;
-	return { name, role: 'worker', dataDir: folder, url, grpcPort: ports.grpc, env, child: null };
+	return { name, role: 'worker', dataDir: folder, url, grpcPort: ports.grpc, env, prepare, child: null };
 }
 
 /** What a process may see of this one's environment: a worker must not get the master key. */
 function inherited(role: Member['role']): Record<string, string> {
-	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS', 'ZONE', 'DISK_RESERVE', 'CAPACITY'];
+	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS'];
+	const workerOnly = ['ZONE', 'ZONE_FILE', 'DISK_RESERVE', 'CAPACITY'];
 	const orchestratorOnly = [
 		'MASTER_KEY',
 		'MASTER_KEY_FILE',
@@ -158,17 +158,27 @@ function inherited(role: Member['role']): Record<string, string> {
 		'AUTH',
 		'WORKER_CONNECTIONS',
 	];
-	const names = role === 'orchestrator' ? [...common, ...orchestratorOnly] : common;
+	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(
 		names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] as string]])),
 	);
 }
 
-function start(member: Member): void {
+/** Resolves when it runs, or never will. Asked again, it may have another folder: identity and certificate come first. */
+async function start(member: Member): Promise<void> {
+	try {
+		await member.prepare();
+	} catch (error) {
+		const { stderr, message } = error as Error & { stderr?: string };
+		say(`${member.name} can't start: ${(stderr || message).trim()}`);
+		hintAt(member);
+		return;
+	}
+	if (stopping) return;
 	const { flags, env } = NODE_OPTIONS_OF[member.role];
 	const log = (text: Buffer) => {
 		try {
-			appendFileSync(join(member.dataDir, 'log'), text);
+			appendFileSync(logOf(member), text);
 		} catch {
 			// A full disk costs lines of the log, and neither this process nor, by a pipe that nobody empties, the child.
 		}
@@ -187,32 +197,46 @@ function start(member: Member): void {
 		log(text);
 	});
 	child.on('error', (error) => say(`${member.name} can't be started: ${error.message}`));
-	child.on('exit', (code, signal) => {
+	// Not at `exit`: its last words may still be on their way.
+	child.on('close', (code, signal) => {
 		if (member.child !== child) return;
 		member.child = null;
 		if (stopping) return;
 		const why = signal ?? `exit code ${code}`;
 		say(`${member.name} is down (${why})${lastWords === '' ? '' : `: ${lastWords.trim()}`}`);
-		say(`  its log: ${join(member.dataDir, 'log')}; start it again with: make start NAME=${member.name}`);
+		hintAt(member);
 		save();
 	});
 }
 
+function hintAt(member: Member): void {
+	// Without an orchestrator nothing runs, and there is nobody who would start it again.
+	const again = started || member.role === 'worker' ? `; start it again with: make start NAME=${member.name}` : '';
+	say(`  its log: ${logOf(member)}${again}`);
+}
+
+function logOf(member: Member): string {
+	return join(member.dataDir, 'log');
+}
+
 async function startAll(all: readonly Member[]): Promise<void> {
 	say(`Starting ${all.length} processes on ${dataDir}`);
-	for (const member of all) start(member);
+	for (const member of all) await start(member);
 	const deadline = Date.now() + READY_TIMEOUT_MS;
 	const waiting = new Set(all);
+	let ready = 0;
 	while (waiting.size > 0 && !stopping) {
 		for (const member of waiting) {
 			if (member.child === null || Date.now() > deadline) {
-				say(`${member.name} did not become ready; see ${join(member.dataDir, 'log')}`);
+				waiting.delete(member);
+				if (member.child !== null) say(`${member.name} did not become ready; its log: ${logOf(member)}`);
+				if (member.role === 'worker') continue;
 				await stop(1);
 				return;
 			}
 			if (await isReady(member)) {
 				waiting.delete(member);
-				say(`  ready: ${member.name} (${all.length - waiting.size}/${all.length})`);
+				say(`  ready: ${member.name} (${++ready}/${all.length})`);
 			}
 		}
 		await sleep(POLL_MS);
@@ -222,10 +246,10 @@ async function startAll(all: readonly Member[]): Promise<void> {
 	save();
 	const { url: http } = all[0] as Member;
 	say(`
-Distro is ready: ${http}
+Distro is ready: ${http}${ready < all.length ? `, but ${all.length - ready} of ${all.length - 1} workers are not` : ''}
 
-  curl -X POST ${http}/upload -F "file=@./README.md"
-  curl ${http}/download/<object_id> -o out
+  curl -X POST ${http}/upload -F "file=@./upload/payload.txt"
+  curl -X GET ${http}/download/<object_id> -o ./download/output.txt
   curl ${http}/cluster
 
 Processes and ports: ${join(dataDir, 'cluster.json')}. Ctrl-C stops all of them.
@@ -244,17 +268,19 @@ async function isReady(member: Member): Promise<boolean> {
 
 /** `make start NAME=…` puts a file here: only this process can be the parent of the one that comes back. */
 function watchStartRequests(all: readonly Member[]): void {
-	setInterval(() => {
+	const look = async () => {
 		for (const member of all) {
 			const request = startRequestPath(dataDir, member.name);
 			if (!existsSync(request)) continue;
 			rmSync(request, { force: true });
 			if (member.child !== null || stopping) continue;
 			say(`Starting ${member.name} again`);
-			start(member);
+			await start(member);
 			save();
 		}
-	}, POLL_MS);
+		setTimeout(look, POLL_MS);
+	};
+	setTimeout(look, POLL_MS);
 }
 
 function save(): void {
@@ -274,7 +300,7 @@ function save(): void {
 	);
 	if (!started || stopping) return;
 	try {
-		writeClusterFile(dataDir, { supervisor: process.pid, processes });
+		writeClusterFile(dataDir, { supervisor: process.pid, members: members.map(({ name }) => name), processes });
 	} catch (error) {
 		say(`cluster.json can't be written: ${(error as Error).message}`);
 	}
@@ -287,7 +313,7 @@ async function stop(code: unknown): Promise<void> {
 		process.exit(1);
 	}
 	stopping = true;
-	say('Stopping');
+	if (started) say('Stopping');
 	for (const role of ['orchestrator', 'worker'] as const) {
 		await Promise.all(members.filter((member) => member.role === role).map(stopOne));
 	}

@@ -1,15 +1,14 @@
 /** `make start NAME=worker-3`: asks the running supervisor to start a process that went down, and waits until it is back. */
 
 import { writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { loadDotenv } from '../platform/env.ts';
 import { isAlive, readClusterFile, startRequestPath } from './cluster-file.ts';
+import { clusterDataDir } from './environment.ts';
 
 const TIMEOUT_MS = 30_000;
-const ROOT = resolve(import.meta.dirname, '..');
 loadDotenv();
 const name = process.argv[2] ?? process.env.NAME;
-const dataDir = resolve(process.env.DATA_DIR ?? resolve(ROOT, 'data'));
+const dataDir = clusterDataDir();
 
 function fail(sentence: string): never {
 	process.stderr.write(`${sentence}\n`);
@@ -19,6 +18,7 @@ function fail(sentence: string): never {
 if (name === undefined || !/^(worker|orchestrator)-\d+$/.test(name)) fail('Say which: make start NAME=worker-3');
 const cluster = readClusterFile(dataDir);
 if (cluster === null || !isAlive(cluster.supervisor)) fail(`No cluster runs on ${dataDir}: start it with make run.`);
+if (!cluster.members.includes(name)) fail(`This cluster has no ${name}, but ${cluster.members.join(', ')}.`);
 if (cluster.processes.some((process) => process.name === name && isAlive(process.pid))) fail(`${name} runs already.`);
 writeFileSync(startRequestPath(dataDir, name), '');
 const deadline = Date.now() + TIMEOUT_MS;

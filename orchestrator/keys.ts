@@ -5,8 +5,8 @@
  *     node orchestrator/keys.ts list
  *     node orchestrator/keys.ts revoke 0123456789abcdef
  *
- * DATA_DIR is the orchestrator's data folder, or that of `make run`, which has the orchestrator's in it. A running
- * orchestrator knows after a second.
+ * DATA_DIR is the orchestrator's data folder; for the cluster of `make run` there is `npm run keys`. A running orchestrator
+ * knows after a second.
  */
 
 import { existsSync, mkdirSync } from 'node:fs';
@@ -14,7 +14,6 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
-import { loadDotenv } from '../platform/env.ts';
 import { createApiKey } from './admin-keys.ts';
 import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore, openApiKeys } from './api-keys.ts';
 
@@ -22,8 +21,6 @@ const USAGE = `usage: keys create --scope ${API_KEY_SCOPES.join('|')} --label <w
        keys list
        keys revoke <key id>`;
 const LABEL_MAX = 100;
-/** The orchestrator's folder in that of `make run`. */
-const NESTED = 'orchestrator-1';
 
 async function run(store: ApiKeyStore, args: string[]): Promise<string> {
 	const { values, positionals } = parsed(args);
@@ -67,11 +64,22 @@ function isScope(text: string | undefined): text is ApiKeyScope {
 	return (API_KEY_SCOPES as readonly (string | undefined)[]).includes(text);
 }
 
+/** Keys in another folder would be for nobody: rather a question than a guess. */
 function dataDir(): string {
-	loadDotenv();
 	const given = process.env.DATA_DIR;
-	if (given === undefined || given === '') return join('data', NESTED);
-	return existsSync(join(given, NESTED)) ? join(given, NESTED) : given;
+	if (given === undefined || given === '') {
+		throw new DistroError(
+			'invalid',
+			'DATA_DIR is not set: give the data folder of the orchestrator, or use npm run keys for the cluster of make run',
+		);
+	}
+	if (existsSync(join(given, 'ca', 'cluster-id'))) {
+		throw new DistroError(
+			'invalid',
+			`${given} is the folder of a whole cluster: give that of its orchestrator, DATA_DIR=${join(given, 'orchestrator-1')}`,
+		);
+	}
+	return given;
 }
 
 try {

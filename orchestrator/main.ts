@@ -49,7 +49,15 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		},
 	});
 	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
-	const workers = new WorkerRegistry({ store, clock });
+	const workers = new WorkerRegistry({
+		store,
+		clock,
+		onNameTaken: ({ name, workerId, formerly }) =>
+			log.warn(
+				{ name, worker: workerId, before: formerly.workerId, nowCalled: formerly.name },
+				'a new worker took over a name: its volume is another one',
+			),
+	});
 	await workers.load();
 	const transport = new GrpcShardTransport({ tls, connections: config.workerConnections });
 	const pool = new ArenaPool(config.memoryBudgetBytes, { clock });

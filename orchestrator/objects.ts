@@ -5,7 +5,7 @@
 
 import { openManifest } from '../core/crypto/seal.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
-import { newId, type ObjectId, type UploadId } from '../core/ids.ts';
+import { newId, type ObjectId, type ShardId, type UploadId } from '../core/ids.ts';
 import {
 	BUDGET_WAIT_MS,
 	IDEMPOTENCY_TTL_MS,
@@ -15,15 +15,20 @@ import {
 	TAG_BYTES,
 	UPLOAD_ROW_SLOTS,
 } from '../core/limits.ts';
-import { segmentHealth, worstHealth } from '../core/model/health.ts';
+import { type SegmentHealth, segmentHealth, worstHealth } from '../core/model/health.ts';
 import type { Manifest } from '../core/model/manifest.ts';
 import { largestCode } from '../core/model/redundancy.ts';
-import type { Segment } from '../core/model/segment.ts';
+import type { Placement, Segment } from '../core/model/segment.ts';
 import type { MemoryPool } from '../core/ports.ts';
 import { type ReadDeps, readObject, SEGMENT_PAGE } from './download.ts';
 import type { Download, ObjectExplanation, ObjectInfo, Objects, Upload, UploadOptions } from './objects.types.ts';
-import type { Finding, ObjectRow } from './store.ts';
+import type { Finding, FindingKind, ObjectRow } from './store.ts';
 import { type UploadDeps, type UploadMemory, UploadSession } from './upload.ts';
+
+/** Segments read at once for the health of a whole object: a page is some 100 KiB. */
+const HEALTH_PAGE = 256;
+
+type ShardState = FindingKind | 'ok' | 'unreachable';
 
 export interface ObjectsDeps extends UploadDeps, ReadDeps {
 	readonly pool: MemoryPool;
@@ -154,20 +159,56 @@ export class ObjectService implements Objects {
 			store.segments(object.versionId, options),
 			store.findings(object.versionId),
 		]);
-		const explained = segments.map((segment) => this.#explainSegment(segment, findings));
+		const found = new Map(findings.map((finding) => [finding.shardId, finding]));
+		const explained = segments.map((segment) => this.#explainSegment(segment, found));
 		const last = segments.at(-1);
 		const next = last !== undefined && last.index + 1 < object.segments ? last.index + 1 : null;
 		return {
 			object_id: objectId,
 			size: object.sizeBytes,
 			stored: object.inline === null ? 'sharded' : 'inline',
-			health: worstHealth(explained.map(({ health }) => health)),
+			health: await this.#health(object, { explained, found }),
 			segments: explained,
 			next_segment: next,
 		};
 	}
 
-	#explainSegment(segment: Segment, findings: readonly Finding[]) {
+	/** The worst of all segments, whichever are shown: read page by page, since no row has the sum of an object. */
+	async #health(
+		object: ObjectRow,
+		known: { explained: readonly { index: number; health: SegmentHealth }[]; found: ReadonlyMap<ShardId, Finding> },
+	): Promise<SegmentHealth> {
+		const { explained, found } = known;
+		const from = explained[0]?.index ?? object.segments;
+		let worst = worstHealth(explained.map(({ health }) => health));
+		for (let at = 0; at < object.segments && worst !== 'unrecoverable'; ) {
+			if (at === from) {
+				at += explained.length;
+				continue;
+			}
+			const limit = Math.min(HEALTH_PAGE, at < from ? from - at : object.segments - at);
+			const page = await this.#deps.store.segments(object.versionId, { fromSegment: at, limit });
+			if (page.length === 0) throw notFound(object.objectId);
+			worst = worstHealth([worst, ...page.map((segment) => this.#segmentHealth(segment, found))]);
+			at += page.length;
+		}
+		return worst;
+	}
+
+	#segmentHealth(segment: Segment, found: ReadonlyMap<ShardId, Finding>): SegmentHealth {
+		const { n, k, placements } = segment;
+		const placed = placements.filter((placement) => this.#shardState(placement, found) === 'ok').length;
+		return segmentHealth({ n, k, placed });
+	}
+
+	#shardState({ shardId, workerId }: Placement, found: ReadonlyMap<ShardId, Finding>): ShardState {
+		const kind = found.get(shardId)?.kind;
+		if (kind !== undefined) return kind;
+		const state = this.#deps.workers.state(workerId);
+		return state === 'lost' || state === 'unknown' || state === 'suspect' ? 'unreachable' : 'ok';
+	}
+
+	#explainSegment(segment: Segment, found: ReadonlyMap<ShardId, Finding>) {
 		const { workers } = this.#deps;
 		const byIndex = new Map(segment.placements.map((placement) => [placement.shardIndex, placement]));
 		const shards = Array.from({ length: segment.n }, (_, index) => {
@@ -176,19 +217,16 @@ export class ObjectService implements Objects {
 				const detail = 'was left out when the object was written; repair will add it';
 				return { index, worker: null, worker_state: 'none', shard_id: null, state: 'missing' as const, detail };
 			}
-			const finding = findings.find(({ shardId }) => shardId === placement.shardId);
-			const workerState = workers.state(placement.workerId);
-			const reachable = workerState !== 'lost' && workerState !== 'unknown' && workerState !== 'suspect';
+			const finding = found.get(placement.shardId);
 			return {
 				index,
 				worker: workers.name(placement.workerId),
-				worker_state: workerState,
+				worker_state: workers.state(placement.workerId),
 				shard_id: placement.shardId,
-				state: finding?.kind ?? (reachable ? ('ok' as const) : ('unreachable' as const)),
+				state: this.#shardState(placement, found),
 				...(finding === undefined ? {} : { detail: finding.detail }),
 			};
 		});
-		const placed = shards.filter(({ state }) => state === 'ok').length;
 		return {
 			index: segment.index,
 			n: segment.n,
@@ -197,7 +235,7 @@ export class ObjectService implements Objects {
 			codec: segment.codec,
 			cell_bytes: segment.cellBytes,
 			cells: segment.cells,
-			health: segmentHealth({ n: segment.n, k: segment.k, placed }),
+			health: this.#segmentHealth(segment, found),
 			shards,
 		};
 	}

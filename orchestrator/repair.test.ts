@@ -63,3 +63,18 @@ test.each([
 	expect(cluster.transport.open).toBe(0);
 	expect(await cluster.store.counts()).toMatchObject({ intents: 0, deletions: 1, repairs: 1 });
 });
+
+test('the zones of holders that are away count when a place is chosen', async () => {
+	const cluster = await memoryCluster({ workers: 0 });
+	for (const zone of ['a', 'a', 'b', 'b', 'c', 'c']) await cluster.join(zone);
+	const info = await cluster.upload(random.bytes(12 * LARGE_CELL_BYTES));
+	const found = await cluster.store.objectWithSegments(info.objectId, { fromSegment: 0, limit: 1 });
+	const lost = found?.segments[0]?.placements.find(({ workerId }) => workerId === cluster.workerIds[0]);
+	if (lost === undefined) throw new Error('no placement');
+	await cluster.store.addFindings([{ ...lost, kind: 'missing', detail: 'test', foundAtMs: 0 }]);
+	for (const index of [2, 3]) cluster.leave(index);
+	for (const zone of ['b', 'a']) await cluster.join(zone);
+	expect(await repairOnce({ ...cluster.deps, clock: hurried, transport: cluster.transport })).toEqual([null]);
+	// Zone b has two already, though nobody of it answers.
+	expect((await cluster.placed(info)).workers).toContain(cluster.workerIds[7]);
+});

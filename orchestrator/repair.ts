@@ -71,9 +71,8 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 		throw new DistroError('conflict', 'the segment is gone or was encoded anew');
 	}
 	const others = segment.placements.filter(({ shardIndex }) => shardIndex !== item.shardIndex);
-	const candidates = workers
-		.policyWorkers()
-		.filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));
+	const known = workers.policyWorkers();
+	const candidates = known.filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));
 	const before = segment.placements.find(({ shardIndex }) => shardIndex === item.shardIndex);
 	const workerId = replacement({
 		holders: others.map((placement) => placement.workerId),
@@ -82,6 +81,8 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 		m: segment.n - segment.k,
 		// Its own worker may take it again (a rotten file on a sound disk), but not while another will do.
 		avoid: before === undefined ? [] : [before.workerId],
+		// Holders that are away count in their zones as well.
+		zoneOf: (holder) => known.find(({ workerId: other }) => other === holder)?.zone ?? null,
 	});
 	const worker = workerId === null ? null : workers.ref(workerId);
 	if (workerId === null || worker === null) throw new DistroError('unavailable', 'no worker is free to take the shard');

@@ -60,3 +60,44 @@ describe('a row never reaches into the room of the parity', () => {
 		expect((await readWithoutSpares(cluster, await upload.result)).equals(bytes)).toBe(true);
 	});
 });
+
+describe('because is what happened', () => {
+	async function explained(cluster: MemoryCluster, info: ObjectInfo): Promise<{ code: string; because: string }[]> {
+		const { segments } = await cluster.objects.explain(info.objectId, { fromSegment: 0, limit: 10 });
+		return segments.map(({ n, k, because }) => ({ code: `${k}+${n - k}`, because }));
+	}
+
+	test('where workers have joined or left since the memory was reserved', async () => {
+		for (const [before, after] of [
+			[3, 6],
+			[2, 6],
+			[5, 4],
+			[6, 4],
+			[1, 6],
+		] as const) {
+			const cluster = await memoryCluster({ workers: before });
+			const upload = await begin(cluster, {});
+			for (let i = before; i < after; i++) await cluster.join();
+			for (let i = after; i < before; i++) cluster.leave(i);
+			const bytes = random.bytes(6 * PLAIN);
+			await pour(bytes, upload);
+			upload.end();
+			const info = await upload.result;
+			const [{ code, because } = { code: '', because: '' }] = await explained(cluster, info);
+			expect(because.startsWith(`${code} because `), because).toBe(true);
+			// Any two of six, and of four, may fail, whatever was reserved for fewer.
+			expect(Number(code.split('+')[1]), because).toBeGreaterThanOrEqual(2);
+			expect((await readWithoutSpares(cluster, info)).equals(bytes)).toBe(true);
+		}
+	});
+
+	test('what a form announces is more than the file has', async () => {
+		const cluster = await memoryCluster({ workers: 6 });
+		const bytes = random.bytes(5 * PLAIN);
+		const [early] = await explained(cluster, await cluster.upload(bytes, { sizeHintBytes: bytes.length + 200 }));
+		expect(early?.because).toContain(`at most ${bytes.length + 200} bytes were announced`);
+		const few = random.bytes(2 * PLAIN - 5);
+		const [late] = await explained(cluster, await cluster.upload(few, { sizeHintBytes: few.length + 200 }));
+		expect(late).toMatchObject({ code: '2+2', because: expect.stringContaining(`it has ${few.length} bytes`) });
+	});
+});

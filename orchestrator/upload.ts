@@ -358,23 +358,19 @@ export class UploadSession implements Upload {
 	/** Chooses (n, k) and workers, writes the intent, opens the puts. */
 	async #openSegment(first: Batch): Promise<OpenSegment> {
 		const { deps, dataCells, parityCells, cellBytes } = { deps: this.#deps, ...(this.#memory as UploadMemory) };
-		const workers = deps.workers.policyWorkers();
-		const choice = chooseRedundancy(
+		const maxCells = first.ended ? first.cells : this.#maxCells(first.segment.index);
+		const { n, k, m, candidates, because } = chooseRedundancy(
 			{
-				sizeBytes: this.#ended ? this.#sizeBytes : this.#options.sizeHintBytes,
-				cells: first.cells,
+				sizeBytes: this.#ended ? this.#sizeBytes : null,
+				atMostBytes: this.#options.sizeHintBytes,
+				cells: maxCells,
 				ended: first.ended,
+				room: { dataCells, parityCells },
 			},
-			workers,
+			deps.workers.policyWorkers(),
 			deps.policy,
 		);
-		const { m } = choice;
-		// Rows and their parity stay in the room that was reserved for each, also where the workers have changed since.
-		const fits = (k: number) => Math.ceil(first.cells / k) * k <= dataCells && m <= parityCells;
-		let { k } = choice;
-		while (k > 1 && !fits(k)) k--;
-		const n = k + m;
-		const place = placeShards({ n, workers: choice.candidates, policy: deps.policy, m, random: deps.random });
+		const place = placeShards({ n, workers: candidates, policy: deps.policy, m, random: deps.random });
 		const targetOn = (workerId: (typeof place.workers)[number]): ScatterTarget | null => {
 			const worker = deps.workers.ref(workerId);
 			return worker === null ? null : { worker, shardId: newId<ShardId>(deps.random) };
@@ -392,7 +388,7 @@ export class UploadSession implements Upload {
 			k,
 			n,
 			cellBytes,
-			maxCells: first.ended ? first.cells : this.#maxCells(first.segment.index),
+			maxCells,
 			quorum: quorum(n, k),
 			targets,
 			spare: async (shardIndex, failed) => {
@@ -413,10 +409,6 @@ export class UploadSession implements Upload {
 		this.#scatters.add(scatter);
 		if (this.#over) scatter.abort('the upload was given up');
 		const encodingId = newId<EncodingId>(deps.random);
-		const because =
-			k === choice.k
-				? choice.because
-				: `${k}+${m} because the workers changed while it was written (${choice.because})`;
 		return { sealed: first.segment, scatter, encodingId, k, n, codec, because };
 	}
 

@@ -10,7 +10,7 @@ import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
-import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS } from '../core/limits.ts';
 import { type WorkerState, workerState } from '../core/model/health.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import { type PolicyWorker, slowerThanMs } from '../core/model/redundancy.ts';
@@ -63,9 +63,17 @@ export interface Heartbeat {
 	closed(): void;
 }
 
+/** A name went over to a new worker; `formerly` is the row of the one that had it, under its new name. */
+export interface NameTaken {
+	readonly name: string;
+	readonly workerId: WorkerId;
+	readonly formerly: WorkerRow;
+}
+
 export class WorkerRegistry {
 	readonly #store: MetadataStore;
 	readonly #clock: Clock;
+	readonly #onNameTaken: (change: NameTaken) => void;
 	readonly #workers = new Map<WorkerId, Entry>();
 	readonly #samplesMs: number[] = [];
 	#sampleAt = 0;
@@ -73,9 +81,10 @@ export class WorkerRegistry {
 	#hedgeTokens = HEDGE_BURST;
 	#slow = { ms: Number.POSITIVE_INFINITY, untilMs: Number.NEGATIVE_INFINITY };
 
-	constructor(deps: { store: MetadataStore; clock: Clock }) {
+	constructor(deps: { store: MetadataStore; clock: Clock; onNameTaken?: (change: NameTaken) => void }) {
 		this.#store = deps.store;
 		this.#clock = deps.clock;
+		this.#onNameTaken = deps.onNameTaken ?? (() => {});
 	}
 
 	/** The workers of before, all without a stream. */
@@ -83,7 +92,10 @@ export class WorkerRegistry {
 		for (const row of await this.#store.workers()) this.#set(row);
 	}
 
-	/** Throws `denied` (another receipt key), `exists` (the name is that of a worker that is here) as the store says. */
+	/**
+	 * Throws `denied` (another receipt key), `exists` (the name is that of a worker with an open stream). Who has none loses
+	 * it: an emptied volume is a new worker under the old name.
+	 */
 	async register(worker: {
 		workerId: WorkerId;
 		name: string;
@@ -102,7 +114,7 @@ export class WorkerRegistry {
 			...worker,
 			lastSeenMs: nowMs,
 		};
-		await this.#freeName(worker);
+		await this.#freeName(row);
 		await this.#store.saveWorker(row).catch((error) => {
 			// Who is known may come back while the metadata's disk is full: what it has must stay readable.
 			if (known === undefined || asDistroError(error).kind !== 'exhausted') throw error;
@@ -110,16 +122,13 @@ export class WorkerRegistry {
 		this.#set(row);
 	}
 
-	/**
-	 * A name is only a name: a worker that lost its volume comes back as another one and takes its name from what it was,
-	 * which keeps its place under a longer one. Not from one that is here.
-	 */
-	async #freeName({ workerId, name }: { workerId: WorkerId; name: string }): Promise<void> {
-		for (const entry of this.#workers.values()) {
-			const { row } = entry;
-			if (row.name !== name || row.workerId === workerId || entry.stream !== null) continue;
-			entry.row = { ...row, name: `${name}.${row.workerId.slice(0, 8)}` };
-			await this.#store.saveWorker(entry.row);
+	async #freeName({ workerId, name }: WorkerRow): Promise<void> {
+		for (const { row, stream } of [...this.#workers.values()]) {
+			if (row.name !== name || row.workerId === workerId || stream !== null) continue;
+			const renamed = { ...row, name: `${name}~${row.workerId.slice(0, 8)}` };
+			await this.#store.saveWorker(renamed);
+			this.#set(renamed);
+			this.#onNameTaken({ name, workerId, formerly: renamed });
 		}
 	}
 
@@ -175,8 +184,8 @@ export class WorkerRegistry {
 			receiptKey: publicKeyFromRaw(row.receiptKey),
 			stats: null,
 			stream: null,
-			// By the wall clock, which a restart does not set back: whoever was here a moment ago is not lost yet.
-			lastBeatMs: this.#clock.monotonicMs() - Math.max(0, this.#clock.nowMs() - row.lastSeenMs),
+			// How long it was away before this process began nobody knows: the wall clock may have jumped since it was seen.
+			lastBeatMs: this.#clock.monotonicMs(),
 			savedAtMs: 0,
 			latencyMs: undefined,
 			measuredAtMs: 0,
@@ -320,12 +329,4 @@ export class WorkerRegistry {
 		const entry = this.#workers.get(receipt.workerId);
 		return entry !== undefined && verifyReceipt(receipt, entry.receiptKey);
 	}
-
-	/** Whether its stream is closed and has been for so long that its shards count as lost. */
-	isLost(workerId: WorkerId): boolean {
-		return this.state(workerId) === 'lost' || !this.#workers.has(workerId);
-	}
-
-	/** For tests and `explain`: how long a silent worker stays ready. */
-	static readonly suspectAfterMs = SUSPECT_AFTER_MS;
 }

@@ -12,8 +12,8 @@ export interface ShardWriter {
 	/** Appends. The view stays the caller's after `done`; an error means the shard can only be aborted. One write at a time. */
 	write(bytes: Buffer, done: (error: Error | null) => void): void;
 	/**
-	 * Appends the trailer and makes the shard durable: fsync, rename, fsync of the folder. `exists` when the id is
-	 * taken, `expired` when the put's deadline has passed before the rename (nothing is left then).
+	 * Appends the trailer and makes the shard durable: fsync, link, fsync of the folder. `exists` when the id is
+	 * taken, `expired` when the put's deadline has passed before the link (nothing is left then).
 	 */
 	commit(trailer: Buffer): Promise<void>;
 	/** Removes what was written. Idempotent; no effect after commit. */

@@ -84,11 +84,6 @@ function cutSet(
 	return set;
 }
 
-/** Canonical name of a worker set: counts are kept by it. */
-export function setKey(workers: readonly WorkerId[]): string {
-	return workers.toSorted().join(' ');
-}
-
 /**
  * One more worker for a lost shard: not a holder, keeps the zone rule where it can, the one with most room. The avoided
  * are taken only when nobody else is there.

@@ -288,6 +288,43 @@ test('quorum', () => {
 	);
 });
 
+describe('an upload that has reserved its memory', () => {
+	const room = { dataCells: 2, parityCells: 1 };
+	const unknown: SegmentSize = { sizeBytes: null, cells: 256, ended: false, room };
+
+	test('keeps to it, keeps the rules, and says so, whatever the workers are by now', () => {
+		expect(outcome(unknown, cluster(3))).toBe('2+1');
+		expect(chooseRedundancy(unknown, cluster(3), DEFAULT_POLICY).because).not.toContain('reserved');
+		// Any two of six may fail, and two data cells have room for one of parity: copies need none.
+		const { because, ...choice } = chooseRedundancy(unknown, cluster(6), DEFAULT_POLICY);
+		expect(code(choice as RedundancyChoice)).toBe('1+2');
+		expect(because).toMatch(/^1\+2 because .*any 2 of them may fail, its memory was reserved for rows of 2\+1$/);
+	});
+
+	test('a slot is full of rows until the segment ends', () => {
+		const wide = { dataCells: 3, parityCells: 2 };
+		expect(outcome({ ...unknown, room: wide }, cluster(6))).toBe('3+2');
+		// 3 is no multiple of 2, and once made 3+2's sentence stand over a 1+2.
+		const { because } = chooseRedundancy({ ...unknown, room: wide }, cluster(4), DEFAULT_POLICY);
+		expect(because).toMatch(/^1\+2 because /);
+		expect(outcome({ sizeBytes: 400_000, cells: 2, ended: true, room: wide }, cluster(4))).toBe('2+2');
+		// Two rows of two would reach into the parity of the first.
+		expect(outcome({ sizeBytes: 700_000, cells: 3, ended: true, room: wide }, cluster(4))).toBe('1+2');
+	});
+});
+
+test('what was announced is not taken for the size', () => {
+	const announced = { sizeBytes: null, atMostBytes: 16 * MiB + 200, cells: 65, ended: false };
+	const choice = chooseRedundancy(announced, cluster(12), DEFAULT_POLICY);
+	expect([code(choice), choice.because]).toEqual([
+		'8+4',
+		expect.stringContaining('at most 16777416 bytes were announced'),
+	]);
+	expect(outcome({ ...announced, atMostBytes: 16 * MiB }, cluster(12))).toBe('4+2');
+	const ended = chooseRedundancy({ ...announced, sizeBytes: 5 * MiB, ended: true }, cluster(12), DEFAULT_POLICY);
+	expect([code(ended), ended.because]).toEqual(['4+2', expect.stringContaining('it has 5242880 bytes')]);
+});
+
 describe('for every cluster, size and policy', () => {
 	const anyWorkers = fc
 		.array(
@@ -306,6 +343,18 @@ describe('for every cluster, size and policy', () => {
 		cells: fc.integer({ min: 1, max: 256 }),
 		ended: fc.boolean(),
 	});
+	/** As an upload asks: what came fits into a slot, and there is a slot for some k. */
+	const anyReserved: fc.Arbitrary<SegmentSize> = fc
+		.record({
+			size: anySize,
+			dataCells: fc.constantFrom(1, 2, 3, 4, 8),
+			parityCells: fc.integer({ min: 1, max: CODEC_MAX_M }),
+		})
+		.map(({ size, dataCells, parityCells }) => ({
+			...size,
+			cells: size.ended ? Math.min(size.cells, dataCells) : Math.max(size.cells, dataCells),
+			room: { dataCells, parityCells: dataCells === 1 ? 0 : parityCells },
+		}));
 	const anyPolicy: fc.Arbitrary<RedundancyPolicy> = fc.record({
 		tolerate: fc.record({ workers: fc.integer({ min: 0, max: 4 }), zones: fc.integer({ min: 0, max: 2 }) }),
 		dataLossPerYear: fc.constantFrom(1e-3, 1e-9, 1e-12, 1e-40),
@@ -338,7 +387,7 @@ describe('for every cluster, size and policy', () => {
 	test('the hard rules hold, or it refuses for a reason', () => {
 		let chosen = 0;
 		fc.assert(
-			fc.property(anyWorkers, anySize, anyPolicy, (workers, size, policy) => {
+			fc.property(anyWorkers, fc.oneof(anySize, anyReserved), anyPolicy, (workers, size, policy) => {
 				let choice: RedundancyChoice;
 				const usable = workers.filter(({ state, bytesFree }) => state === 'ready' && bytesFree >= GiB);
 				try {
@@ -361,6 +410,12 @@ describe('for every cluster, size and policy', () => {
 				expect(n).toBeLessThanOrEqual(candidates.length);
 				expect(k).toBeLessThanOrEqual(size.cells);
 				expect(m).toBeLessThanOrEqual(CODEC_MAX_M);
+				if (size.room !== undefined) {
+					const { dataCells, parityCells } = size.room;
+					const inSlot = size.ended ? size.cells : dataCells;
+					expect(Math.ceil(inSlot / k) * k).toBeLessThanOrEqual(dataCells);
+					if (k > 1) expect(m).toBeLessThanOrEqual(parityCells);
+				}
 				if (workers.length === 1) {
 					expect([k, m]).toEqual([1, 0]);
 					return;

@@ -36,9 +36,19 @@ export const DEFAULT_POLICY: RedundancyPolicy = { tolerate: { workers: 2, zones:
 export interface SegmentSize {
 	/** Of the object; null: unknown. */
 	readonly sizeBytes: number | null;
-	/** Data cells known so far, or in all. */
+	/** The object has no more than these, as was announced; a form's length is more than its file's. */
+	readonly atMostBytes?: number | null;
+	/** Data cells in all; until it has ended those that there can be. */
 	readonly cells: number;
 	readonly ended: boolean;
+	/** What its upload has reserved: rows, and their parity, must fit into it whatever the workers are now. */
+	readonly room?: SlotRoom;
+}
+
+/** Cells of a slot, which takes whole rows: so many of data, and behind them so many of parity. */
+export interface SlotRoom {
+	readonly dataCells: number;
+	readonly parityCells: number;
 }
 
 export interface RedundancyChoice {
@@ -77,6 +87,15 @@ export function chooseRedundancy(
 	workers: readonly PolicyWorker[],
 	policy: RedundancyPolicy,
 ): RedundancyChoice {
+	const { room, ...free } = size;
+	const choice = choose(free, workers, policy);
+	if (room === undefined || (rowsFit(choice.k, size) && choice.m <= mostParity(choice.k, size))) return choice;
+	const bounded = choose(size, workers, policy);
+	const why = `its memory was reserved for rows of ${room.dataCells}+${room.parityCells}`;
+	return { ...bounded, because: `${bounded.because}, ${why}` };
+}
+
+function choose(size: SegmentSize, workers: readonly PolicyWorker[], policy: RedundancyPolicy): RedundancyChoice {
 	const pool = eligible(workers);
 	const registered = workers.length;
 	if (policy.fixed !== undefined) return chooseFixed(size, { pool, registered, fixed: policy.fixed });
@@ -96,11 +115,12 @@ export function chooseRedundancy(
 	const mostK = pool.slow ? Math.max(1, wanted.k / 2) : wanted.k;
 	const choices: Widened[] = [];
 	for (const k of K_STEPS) {
-		if (k > mostK || k > size.cells || (k > 4 && count < WIDE_WORKERS)) continue;
+		if (k > mostK || k > size.cells || (k > 4 && count < WIDE_WORKERS) || !rowsFit(k, size)) continue;
 		const least = Math.max(1, k > 1 ? Math.ceil(k / 2) : 0, tolerance);
-		const m = leastZoneSafe({ k, least, count, pool, policy });
+		const most = mostParity(k, size);
+		const m = leastZoneSafe({ k, least, most, count, pool, policy });
 		if (m === null) continue;
-		const widened = widenToTarget({ k, m, count, pool, policy });
+		const widened = widenToTarget({ k, m, most, count, pool, policy });
 		choices.push(widened);
 		if (widened.holds) break;
 	}
@@ -116,6 +136,17 @@ export function chooseRedundancy(
 		...(chosen.holds ? [] : [`the target of ${policy.dataLossPerYear} a year is out of reach with these workers`]),
 	];
 	return { n, k, m, candidates: pool.candidates, because: `${k}+${m} because ${reasons.join(', ')}` };
+}
+
+/** Whether a slot holds whole rows of k: of a segment that goes on it must be full of them. */
+function rowsFit(k: number, { cells, ended, room }: SegmentSize): boolean {
+	if (room === undefined) return true;
+	return ended ? Math.ceil(cells / k) * k <= room.dataCells : room.dataCells % k === 0;
+}
+
+/** Copies are sent from the data cells themselves. */
+function mostParity(k: number, { room }: SegmentSize): number {
+	return room === undefined || k === 1 ? CODEC_MAX_M : Math.min(CODEC_MAX_M, room.parityCells);
 }
 
 /** The largest k, and the largest m, that any segment of an object could get right now. Throws as `chooseRedundancy`. */
@@ -174,11 +205,12 @@ function medianMs(latenciesMs: readonly (number | undefined)[]): number {
 }
 
 function wantedK(size: SegmentSize): { k: number; why: string } {
-	const { sizeBytes, cells, ended } = size;
+	const { sizeBytes, atMostBytes = null, cells, ended } = size;
 	if (ended && cells === 1) return { k: 1, why: 'it is one cell' };
-	if (sizeBytes === null) return { k: POLICY_MAX_K, why: 'its size is not known yet' };
-	if (sizeBytes <= 16 * MiB) return { k: 4, why: `it has ${sizeBytes} bytes` };
-	return { k: POLICY_MAX_K, why: `it has ${sizeBytes} bytes` };
+	const bytes = sizeBytes ?? atMostBytes;
+	if (bytes === null) return { k: POLICY_MAX_K, why: 'its size is not known yet' };
+	const why = sizeBytes === null ? `at most ${bytes} bytes were announced` : `it has ${bytes} bytes`;
+	return { k: bytes <= 16 * MiB ? 4 : POLICY_MAX_K, why };
 }
 
 function mayFail(workers: number, pool: Pool, policy: RedundancyPolicy): string {
@@ -195,11 +227,12 @@ function toleratedZones(zones: number, policy: RedundancyPolicy): number {
 function leastZoneSafe(o: {
 	k: number;
 	least: number;
+	most: number;
 	count: number;
 	pool: Pool;
 	policy: RedundancyPolicy;
 }): number | null {
-	for (let m = o.least; m <= CODEC_MAX_M && o.k + m <= o.count; m++) {
+	for (let m = o.least; m <= o.most && o.k + m <= o.count; m++) {
 		if (zonesHold(o.k + m, o.pool, o.policy) <= m) return m;
 	}
 	return null;
@@ -238,7 +271,14 @@ interface Widened {
 }
 
 /** m made larger until the target holds; where it never does, the m that comes nearest. */
-function widenToTarget(o: { k: number; m: number; count: number; pool: Pool; policy: RedundancyPolicy }): Widened {
+function widenToTarget(o: {
+	k: number;
+	m: number;
+	most: number;
+	count: number;
+	pool: Pool;
+	policy: RedundancyPolicy;
+}): Widened {
 	const { k } = o;
 	const asked = o.policy.dataLossPerYear;
 	// Healthy workers under the hard rules are good enough: the default target makes up for workers that are worse.
@@ -246,7 +286,7 @@ function widenToTarget(o: { k: number; m: number; count: number; pool: Pool; pol
 	const isStricter = asked < DEFAULT_POLICY.dataLossPerYear;
 	const target = isStricter ? asked : Math.max(asked, lossPerYear(k + o.m, o.m, healthy));
 	let nearest: Widened | null = null;
-	for (let m = o.m; m <= CODEC_MAX_M && k + m <= o.count; m++) {
+	for (let m = o.m; m <= o.most && k + m <= o.count; m++) {
 		const loss = lossPerYear(k + m, m, o.pool.candidates);
 		if (loss <= target) return { k, m, loss, holds: true };
 		if (nearest === null || loss < nearest.loss) nearest = { k, m, loss, holds: false };

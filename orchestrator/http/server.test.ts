@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { DistroError } from '../../core/errors.ts';
 import type { ObjectId } from '../../core/ids.ts';
 import type { Download, ObjectInfo, Objects, Upload, UploadOptions } from '../objects.types.ts';
+import { openApi } from './openapi.ts';
 import { createHttpServer } from './server.ts';
 
 const KNOWN = 'a'.repeat(32) as ObjectId;
@@ -270,4 +271,23 @@ test('HEAD is answered wherever GET is, without a body', async () => {
 test('what is stored is never run in the origin of the API', async () => {
 	const answer = await exchange(`HEAD /objects/${KNOWN} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
 	expect(answer).toMatch(/content-security-policy: sandbox\r\n/i);
+});
+
+test('openapi.json has every route and method, and no other', () => {
+	const routes = new Map<string, string[]>();
+	const above: string[] = [];
+	for (const line of app.printRoutes({ commonPrefix: false }).trim().split('\n')) {
+		const [, indent = '', part = '', methods = ''] = /^([│ ]*)[├└]── (\S+) \(([^)]+)\)$/.exec(line) ?? [];
+		above.splice(indent.length / 4, Number.POSITIVE_INFINITY, part);
+		routes.set(above.join('').replaceAll(/:(\w+)/g, '{$1}'), methods.toLowerCase().split(', ').sort());
+	}
+	const described = new Map(
+		// Whatever answers GET answers HEAD: said where it is of use.
+		Object.entries(openApi.paths).map(([path, methods]) => [
+			path,
+			[...new Set([...Object.keys(methods), ...('get' in methods ? ['head'] : [])])].sort(),
+		]),
+	);
+	expect(routes.size).toBeGreaterThan(5);
+	expect(described).toEqual(routes);
 });

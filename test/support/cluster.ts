@@ -26,6 +26,8 @@ export interface TestCluster {
 	shardFiles(name: string): string[];
 	/** Everything that all processes have logged. */
 	logs(): string;
+	/** What `make run` has said. */
+	output(): string;
 }
 
 export async function startCluster(
@@ -112,6 +114,7 @@ export async function startCluster(
 				.filter((name) => /^(worker|orchestrator)-\d+$/.test(name))
 				.map((name) => readFileSync(join(dataDir, name, 'log'), 'utf8'))
 				.join(''),
+		output: () => output,
 	};
 }
 

@@ -42,7 +42,7 @@ export interface MemoryCluster {
 	readonly workers: WorkerRegistry;
 	readonly workerIds: readonly WorkerId[];
 	/** One more worker joins. */
-	join(): Promise<void>;
+	join(zone?: string): Promise<void>;
 	/** Its heartbeat stream closes. */
 	leave(index: number): void;
 	upload(bytes: Buffer, options?: Partial<UploadOptions>): Promise<ObjectInfo>;
@@ -82,11 +82,11 @@ export async function memoryCluster(options: {
 	const objects = new ObjectService(deps);
 	const workerIds: WorkerId[] = [];
 	const streams: Heartbeat[] = [];
-	const join = async () => {
+	const join = async (zone = '') => {
 		const workerId = newId<WorkerId>(random);
 		workerIds.push(workerId);
 		const name = `worker-${workerIds.length}`;
-		await workers.register({ workerId, name, address: 'memory:1', zone: '', receiptKey: random.bytes(32) });
+		await workers.register({ workerId, name, address: 'memory:1', zone, receiptKey: random.bytes(32) });
 		const stream = workers.heartbeat(workerId);
 		stream.beat(ROOMY);
 		streams.push(stream);
