@@ -28,7 +28,7 @@ export async function issueWorker(authority: Authority, dataDir: string, hosts: 
 	mkdirSync(dataDir, { recursive: true });
 	// An empty environment: a worker's code gets no master key.
 	const command = [join(ROOT, 'worker/init.ts'), dataDir];
-	const made = execFileSync(process.execPath, command, { encoding: 'utf8', env: {}, stdio: 'pipe' });
+	const made = execFileSync(process.execPath, command, { encoding: 'utf8', stdio: 'pipe', env: {} });
 	const id = (JSON.parse(made) as { workerId: string }).workerId;
 	await authority.issue(tlsFolder(dataDir), { role: 'worker', id, hosts });
 }
