@@ -249,6 +249,19 @@ describe('put', () => {
 		expect(worker.outcomes).toEqual(['Put exhausted']);
 	});
 
+	test('a disk that is full half-way, when all has been written and the end as well: the same', async () => {
+		// A stream let go without a reset while its end still waited made node:http2 spin for ever in this process.
+		worker.fullAfterBytes = 3 * SMALL_CELL_BYTES;
+		for (let i = 0; i < 20; i++) {
+			worker.bytesIn = 0;
+			const putting = new Putting();
+			const dones = Array.from({ length: 12 }, () => putting.write(Buffer.alloc(SMALL_CELL_BYTES)));
+			putting.put.finish(random.bytes(100));
+			expect(await putting.failure()).toMatchObject({ kind: 'exhausted' });
+			await Promise.all(dones);
+		}
+	});
+
 	test('given up half-way: never a commit, and the worker lets go', async () => {
 		const putting = new Putting();
 		await putting.write(random.bytes(SMALL_CELL_BYTES));

@@ -261,8 +261,7 @@ function watch(
 		} else if (status !== null) {
 			fail(status);
 			// The worker wants no more: what is still to be written is let go.
-			stream.close(http2.constants.NGHTTP2_NO_ERROR);
-			stream.destroy();
+			letGo(stream);
 		}
 	});
 	let failure: Error | null = null;
@@ -372,11 +371,19 @@ class PutStream implements ShardPut {
 	abort(_reason: string): void {
 		if (this.#over) return;
 		this.#over = true;
-		// Not CANCEL: node:http2 holds that back while a write is in progress, and forgets it when the stream is destroyed.
-		this.#stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR);
-		// Releases the writes that flow control still holds: their `done` must be called.
-		this.#stream.destroy();
+		letGo(this.#stream);
 	}
+}
+
+/**
+ * Ends a stream at once and releases the writes that flow control still holds: their `done` must be called.
+ *
+ * The reset must go before the stream is destroyed: of a stream that is gone nghttp2 asks for more data for ever, and the
+ * process stands still. node:http2 holds CANCEL back while a write is in progress, and NO_ERROR until all is written.
+ */
+function letGo(stream: http2.ClientHttp2Stream): void {
+	stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR);
+	stream.destroy();
 }
 
 function uncork(stream: http2.ClientHttp2Stream): void {

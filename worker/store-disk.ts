@@ -33,6 +33,8 @@ const DIRECT_FLAGS = constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY |
 const SENTINEL = 'volume.json';
 const VERSION = 1;
 const STATFS_MS = 1_000;
+/** With less than this free each put looks for itself: a shard refused at once goes elsewhere, one that fails half-way is left out. */
+const STATFS_ALWAYS_BYTES = 1024 * 1024 * 1024;
 const DAY_MS = 24 * 60 * 60_000;
 const TRASH_KEEP_MS = 7 * DAY_MS;
 const PURGE_EVERY_MS = 60 * 60_000;
@@ -331,11 +333,13 @@ export class DiskShardStore implements ShardStore {
 		});
 	}
 
-	/** Size of the volume and what shards may still take of it, at most a second old. */
+	/** Size of the volume and what shards may still take of it, at most a second old where there is plenty. */
 	#measure(): Promise<{ totalBytes: number; freeBytes: number }> {
 		const nowMs = this.#clock.monotonicMs();
 		const known = this.#space;
-		if (known !== null && nowMs - known.atMs < STATFS_MS) return Promise.resolve(this.#limited(known));
+		if (known !== null && known.freeBytes >= STATFS_ALWAYS_BYTES && nowMs - known.atMs < STATFS_MS) {
+			return Promise.resolve(this.#limited(known));
+		}
 		return new Promise((resolve, reject) => {
 			this.#files.statfs(this.#dataDir, (error, stats) => {
 				if (error !== null) return reject(foreign(error));

@@ -1,15 +1,36 @@
 /** Limits of real processes: full disks, memory, API keys. */
 
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { cluster, explain, getHash, type HttpError, isIntact, put, putStream, type Stored } from '../support/client.ts';
 import { seededRandom } from '../support/clock.ts';
-import { startCluster, until } from '../support/cluster.ts';
+import { startCluster, type TestCluster, until } from '../support/cluster.ts';
+import { freePort, joinWorker } from '../support/extra-worker.ts';
+import { slowLink } from '../support/slow-link.ts';
 
+const MiB = 1024 * 1024;
 const random = seededRandom('limits');
 const SOAK = process.env.SOAK === '1';
+
+/** Why no small volume can be made here, or null. */
+function whyNoMount(): string | null {
+	const folder = mkdtempSync(join(tmpdir(), 'distro-mount-'));
+	try {
+		execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], { stdio: 'pipe' });
+		execFileSync('umount', [folder]);
+		return null;
+	} catch (error) {
+		return (error as Error).message;
+	} finally {
+		rmSync(folder, { recursive: true });
+	}
+}
+
+const cannotMount = whyNoMount();
+if (cannotMount !== null) process.stdout.write(`disks that fill up mid-way are not tested: ${cannotMount}\n`);
 
 describe('disks that fill up', () => {
 	test('all of them: 507, what is there stays readable, and room given back is used again', async () => {
@@ -33,23 +54,112 @@ describe('disks that fill up', () => {
 		}
 	});
 
-	test('one of them: its shard goes to a spare worker', async () => {
-		const c = await startCluster({ workers: 7, env: { DISK_RESERVE: '0' } });
+	/** A worker whose volume is a tmpfs of `bytes`, in a cluster of `workers` others. */
+	async function withSmallDisk(
+		options: { workers: number; bytes: number },
+		use: (c: TestCluster, volume: string) => Promise<void>,
+	): Promise<void> {
+		const c = await startCluster({ workers: options.workers });
+		const volume = mkdtempSync(join(tmpdir(), 'distro-small-'));
+		execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${options.bytes}`, 'tmpfs', volume], { stdio: 'pipe' });
 		try {
-			// One worker comes back with a volume that has no room.
-			await c.kill('worker-7');
-			const probe = await put(c.http, random.bytes(5_000_000));
-			expect((await explain(c.http, probe.id)).health).toBe('healthy');
-			await c.start('worker-7');
-			for (let i = 0; i < 10; i++) {
-				const stored = await put(c.http, random.bytes(3_000_000));
-				expect((await explain(c.http, stored.id)).health).toBe('healthy');
-				expect(await isIntact(c.http, stored)).toBe(true);
+			const small = await joinWorker(c, { name: 'small', dataDir: volume, env: { DISK_RESERVE: '0' } });
+			try {
+				await use(c, volume);
+			} finally {
+				await small.stop();
 			}
 		} finally {
+			execFileSync('umount', [volume]);
+			rmSync(volume, { recursive: true });
 			await c.remove();
 		}
+	}
+
+	/** Fills what is left of a volume, at once: nobody has been told when the next byte comes. */
+	function fillUp(volume: string): void {
+		const { bavail, bsize } = statfsSync(volume);
+		writeFileSync(join(volume, 'ballast'), Buffer.alloc(bavail * bsize - 64 * 1024));
+	}
+
+	const stateOf = async (c: TestCluster, id: string) => (await explain(c.http, id)).segments[0];
+
+	test.skipIf(cannotMount !== null)('one of them, mid-way: its shard goes to a spare worker', async () => {
+		await withSmallDisk({ workers: 6, bytes: 96 * MiB }, async (c, volume) => {
+			let used = 0;
+			for (let i = 0; i < 12; i++) {
+				const { id } = await put(c.http, random.bytes(1_000_000));
+				if ((await stateOf(c, id))?.shards.some(({ worker }) => worker === 'small')) used++;
+			}
+			expect(used).toBeGreaterThan(0);
+			fillUp(volume);
+			for (let i = 0; i < 12; i++) {
+				const stored = await put(c.http, random.bytes(3_000_000));
+				const segment = await stateOf(c, stored.id);
+				expect(segment?.health).toBe('healthy');
+				expect(segment?.n).toBe(6);
+				expect(segment?.shards.map(({ worker }) => worker)).not.toContain('small');
+				expect(await isIntact(c.http, stored)).toBe(true);
+			}
+		});
 	});
+
+	test.skipIf(cannotMount !== null)(
+		'one of them, mid-way, and no spare: left out, and mended when there is room',
+		async () => {
+			await withSmallDisk({ workers: 5, bytes: 96 * MiB }, async (c, volume) => {
+				await until(async () => (await cluster(c.http)).redundancy?.n === 6, { what: 'six workers to be used' });
+				fillUp(volume);
+				const stored = await Promise.all(Array.from({ length: 4 }, () => put(c.http, random.bytes(3_000_000))));
+				const leftOut = [];
+				for (const object of stored) {
+					expect(await isIntact(c.http, object)).toBe(true);
+					const segment = await stateOf(c, object.id);
+					// Begun before anybody knew: one is missing. Begun after: a code for the others.
+					if (segment?.n === 6) leftOut.push(object.id);
+					else expect(segment?.because).toContain('1 has no room');
+				}
+				expect(leftOut.length).toBeGreaterThan(0);
+				for (const id of leftOut)
+					expect((await stateOf(c, id))?.shards.filter(({ worker }) => worker === null)).toHaveLength(1);
+				rmSync(join(volume, 'ballast'));
+				await until(async () => (await cluster(c.http)).queues.repairs === 0, { what: 'repair', timeoutMs: 60_000 });
+				for (const object of stored) expect((await explain(c.http, object.id)).health).toBe('healthy');
+			});
+		},
+	);
+});
+
+test('a worker behind a slow link holds up neither writes nor reads', async () => {
+	const c = await startCluster();
+	const dataDir = mkdtempSync(join(tmpdir(), 'distro-far-'));
+	const grpcPort = freePort();
+	const link = await slowLink(() => `127.0.0.1:${grpcPort}`, { bytesPerSecond: 40_000 });
+	const far = await joinWorker(c, { name: 'far', dataDir, grpcPort, env: { ADVERTISE: link.address } });
+	try {
+		const slowestMs = { put: 0, get: 0 };
+		const timed = async <T>(what: 'put' | 'get', operation: Promise<T>): Promise<T> => {
+			const before = performance.now();
+			const result = await operation;
+			slowestMs[what] = Math.max(slowestMs[what], performance.now() - before);
+			return result;
+		};
+		const stored: Stored[] = [];
+		for (let i = 0; i < 12; i++) stored.push(await timed('put', put(c.http, random.bytes(8_000_000))));
+		for (const object of stored) expect(await timed('get', isIntact(c.http, object))).toBe(true);
+		process.stdout.write(
+			`  over the slow link: ${link.passedBytes()} bytes; slowest put ${Math.round(slowestMs.put)} ms, get ${Math.round(slowestMs.get)} ms\n`,
+		);
+		// A shard of 2 MB takes 50 s over that link; nobody may have waited for one.
+		expect(link.passedBytes()).toBeGreaterThan(10_000);
+		expect(slowestMs.put).toBeLessThan(20_000);
+		expect(slowestMs.get).toBeLessThan(20_000);
+	} finally {
+		await far.stop();
+		link.close();
+		await c.remove();
+		rmSync(dataDir, { recursive: true });
+	}
 });
 
 test('eight large files up and down at once: resident memory stays bounded', async () => {

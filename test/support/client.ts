@@ -66,6 +66,7 @@ export interface Cluster {
 	readonly objects: number;
 	readonly queues: { intents: number; deletions: number; repairs: number };
 	readonly budget: { used_bytes: number };
+	readonly redundancy: { n: number; k: number } | null;
 }
 
 export async function cluster(base: string): Promise<Cluster> {
