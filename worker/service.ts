@@ -279,7 +279,7 @@ class PutSession implements IncomingShard {
 async function sendShard(deps: ShardServiceDeps, request: ShardGetRequest, out: OutgoingShard): Promise<void> {
 	if (request.length < 1) throw new DistroError('invalid', 'a get of no bytes');
 	const gone = new AbortController();
-	out.onGone = () => gone.abort();
+	out.onGone = () => gone.abort('the reader has left');
 	const sizes = request.length <= IO_BYTES ? [request.length] : [IO_BYTES, IO_BYTES];
 	const lease =
 		deps.pool.tryAcquire(sizes) ?? (await deps.pool.acquire(sizes, { timeoutMs: BUDGET_WAIT_MS, signal: gone.signal }));

@@ -54,7 +54,7 @@ async function sendBytes(
 	},
 ): Promise<void> {
 	const gone = new AbortController();
-	const onClose = () => gone.abort();
+	const onClose = () => gone.abort('the reader has left');
 	let rest = o.length;
 	let started = false;
 	const sink: ByteSink = {

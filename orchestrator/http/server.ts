@@ -55,6 +55,8 @@ interface Route {
 	readonly handler: Handler;
 }
 
+/** A reason of one's own: without, each abort makes a DOMException with its stack. */
+const CLIENT_GONE = 'the client has left';
 const OPEN: Caller = { owner: '', scope: 'admin' };
 const EXPLAIN_DEFAULT = 20;
 const EXPLAIN_MAX = 100;
@@ -350,8 +352,8 @@ function routesOf(deps: HttpServerDeps): Route[] {
 /** Aborted when the client is gone. */
 function closeSignal(response: ServerResponse): AbortSignal {
 	const gone = new AbortController();
-	response.once('close', () => gone.abort());
-	if (response.destroyed) gone.abort();
+	response.once('close', () => gone.abort(CLIENT_GONE));
+	if (response.destroyed) gone.abort(CLIENT_GONE);
 	return gone.signal;
 }
 
