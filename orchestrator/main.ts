@@ -14,7 +14,7 @@ import { TlsSource } from '../platform/tls.ts';
 import { openApiKeys } from './api-keys.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
-import { createAuthenticator } from './http/auth.ts';
+import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
 import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
@@ -98,7 +98,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const http = createHttpServer({
 		objects,
 		cluster: () => clusterView(),
-		auth: needsKeys ? createAuthenticator(apiKeys) : null,
+		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
 			try {

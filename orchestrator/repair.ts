@@ -77,8 +77,6 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 	const workerId = replacement({
 		holders: others.map((placement) => placement.workerId),
 		candidates: candidates.filter(({ bytesFree }) => bytesFree > shardBytes(segment, item.shardIndex)),
-		policy: deps.policy,
-		m: segment.n - segment.k,
 		// Its own worker may take it again (a rotten file on a sound disk), but not while another will do.
 		avoid: before === undefined ? [] : [before.workerId],
 		// Holders that are away count in their zones as well.

@@ -24,9 +24,10 @@ import {
 	type ShardId,
 	type UploadId,
 	type VersionId,
+	type WorkerId,
 } from '../core/ids.ts';
 import { IDEMPOTENCY_TTL_MS, INTENT_RENEW_MS, INTENT_TTL_MS, SEGMENT_CELLS, TAG_BYTES } from '../core/limits.ts';
-import { placeShards } from '../core/model/placement.ts';
+import { placeShards, replacement } from '../core/model/placement.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
 import { chooseRedundancy, quorum, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment, SegmentShape } from '../core/model/segment.ts';
@@ -359,7 +360,7 @@ export class UploadSession implements Upload {
 	async #openSegment(first: Batch): Promise<OpenSegment> {
 		const { deps, dataCells, parityCells, cellBytes } = { deps: this.#deps, ...(this.#memory as UploadMemory) };
 		const maxCells = first.ended ? first.cells : this.#maxCells(first.segment.index);
-		const { n, k, m, candidates, because } = chooseRedundancy(
+		const { n, k, candidates, because } = chooseRedundancy(
 			{
 				sizeBytes: this.#ended ? this.#sizeBytes : null,
 				atMostBytes: this.#options.sizeHintBytes,
@@ -370,14 +371,14 @@ export class UploadSession implements Upload {
 			deps.workers.policyWorkers(),
 			deps.policy,
 		);
-		const place = placeShards({ n, workers: candidates, policy: deps.policy, m, random: deps.random });
-		const targetOn = (workerId: (typeof place.workers)[number]): ScatterTarget | null => {
+		const holders = placeShards({ n, workers: candidates, random: deps.random });
+		const targetOn = (workerId: WorkerId): ScatterTarget | null => {
 			const worker = deps.workers.ref(workerId);
 			return worker === null ? null : { worker, shardId: newId<ShardId>(deps.random) };
 		};
-		const targets = place.workers.map(targetOn);
-		const spares = [...place.spares];
-		const holders = [...place.workers];
+		const targets = holders.map(targetOn);
+		const asked = new Set(holders);
+		const zoneOf = (holder: WorkerId) => candidates.find(({ workerId }) => workerId === holder)?.zone ?? null;
 		await this.#intend(targets.filter((target) => target !== null));
 		deps.onEncoding?.(k, n);
 		const codec = k === 1 ? 'replicate' : 'rs-ronomon-6';
@@ -395,9 +396,14 @@ export class UploadSession implements Upload {
 				const before = holders[shardIndex];
 				// A connection that broke says little about its worker: where nobody else is there, it is tried again.
 				const again = failed.kind === 'unavailable' && before !== undefined && deps.workers.state(before) === 'ready';
-				const next = spares.shift() ?? (again ? before : undefined);
+				const holding = holders.filter((_, index) => index !== shardIndex);
+				const spares = candidates.filter(({ workerId }) => !asked.has(workerId));
+				const next = replacement({ holders: holding, candidates: spares, zoneOf }) ?? (again ? before : undefined);
 				const target = next === undefined ? null : targetOn(next);
-				if (next !== undefined) holders[shardIndex] = next;
+				if (next !== undefined) {
+					asked.add(next);
+					holders[shardIndex] = next;
+				}
 				if (target !== null) await this.#intend([target]);
 				return target;
 			},

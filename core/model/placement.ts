@@ -10,33 +10,26 @@
 import { createHash } from 'node:crypto';
 import type { WorkerId } from '../ids.ts';
 import type { Random } from '../ports.ts';
-import type { PolicyWorker, RedundancyPolicy } from './redundancy.ts';
+import type { PolicyWorker } from './redundancy.ts';
 
 /** Distinct sets that one cluster uses for one n, at most. */
 const MAX_SETS = 1000;
 
 export interface PlacementRequest {
 	readonly n: number;
-	readonly m: number;
 	/** At least n. */
 	readonly workers: readonly PolicyWorker[];
-	readonly policy: RedundancyPolicy;
 	readonly random: Random;
 }
 
-/** n distinct workers in order of shard index, and the others that may step in, best first. */
-export function placeShards(request: PlacementRequest): { workers: WorkerId[]; spares: WorkerId[] } {
-	const { n, workers, random } = request;
+/** n distinct workers in order of shard index. */
+export function placeShards(request: PlacementRequest): WorkerId[] {
+	const { n, random } = request;
 	const pick = (count: number) => Math.floor((random.bytes(4).readUInt32LE() / 0x1_0000_0000) * count);
 	const set = drawSet(request, pick);
 	// Which shard index goes where is free: it evens out who serves data and who parity.
 	const turn = pick(n);
-	const chosen = set.map((_, i) => (set[(i + turn) % n] as PolicyWorker).workerId);
-	const spares = workers
-		.filter(({ workerId }) => !chosen.includes(workerId))
-		.toSorted((a, b) => b.bytesFree - a.bytesFree)
-		.map(({ workerId }) => workerId);
-	return { workers: chosen, spares };
+	return set.map((_, i) => (set[(i + turn) % n] as PolicyWorker).workerId);
 }
 
 function drawSet(request: PlacementRequest, pick: (count: number) => number): PolicyWorker[] {
@@ -91,8 +84,6 @@ function cutSet(
 export function replacement(request: {
 	readonly holders: readonly WorkerId[];
 	readonly candidates: readonly PolicyWorker[];
-	readonly policy: RedundancyPolicy;
-	readonly m: number;
 	readonly avoid?: readonly WorkerId[];
 	/** Zone of each holder, where known. */
 	readonly zoneOf?: (workerId: WorkerId) => string | null;

@@ -1,6 +1,7 @@
 /** Who may do what: bearer keys with scopes, each scope including the ones before it. */
 
 import type { IncomingMessage } from 'node:http';
+import { isIP } from 'node:net';
 import { checkApiKey } from '../admin-keys.ts';
 import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore } from '../api-keys.ts';
 import { HttpRefusal } from './problem.ts';
@@ -32,6 +33,25 @@ export function createAuthenticator(apiKeys: ApiKeyStore): Authenticator {
 		},
 	};
 }
+
+/**
+ * Open to the people of this machine, but not to the pages that their browsers show: a page elsewhere can post a form here,
+ * and with a name of its own that leads to 127.0.0.1 (DNS rebinding) read and delete everything.
+ */
+export const loopbackAuthenticator: Authenticator = {
+	check: async (request) => {
+		const host = (request.headers.host ?? '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+		if (host !== 'localhost' && isIP(host) === 0) {
+			const detail = 'without API keys this is reached as localhost or by an address only: use one, or set AUTH=keys';
+			throw new HttpRefusal(403, detail);
+		}
+		const from = request.headers['sec-fetch-site'];
+		if (from !== undefined && from !== 'same-origin' && from !== 'none' && request.method !== 'GET') {
+			throw new HttpRefusal(403, 'a page of another site may not do this: use a program, or set AUTH=keys');
+		}
+		return { owner: '', scope: 'admin' };
+	},
+};
 
 /** Throws 403. */
 export function requireScope(caller: Caller, needed: ApiKeyScope): void {

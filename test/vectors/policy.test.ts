@@ -112,10 +112,7 @@ test('policy', () => {
 			return {
 				workers: workers.map(({ workerId, zone }) => ({ workerId, zone })),
 				n,
-				placements: Array.from({ length: 4 }, () => {
-					const placed = placeShards({ n, m: 2, workers, policy: DEFAULT_POLICY, random });
-					return { workers: placed.workers, spares: placed.spares };
-				}),
+				placements: Array.from({ length: 4 }, () => placeShards({ n, workers, random })),
 			};
 		}),
 	});
