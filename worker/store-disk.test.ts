@@ -435,6 +435,47 @@ describe('volumes', () => {
 		await store.close();
 	});
 
+	test('trash goes before its time when its room is needed, oldest first, and counts as room', async () => {
+		const dataDir = newFolder();
+		// A disk of 3 MiB: what is in shards/, tmp/ and trash/ is what is used.
+		const diskBytes = 3 * 1024 * 1024;
+		const files = interceptFiles((call) => call.proceed());
+		const usedBytes = () =>
+			['shards', 'tmp', 'trash'].reduce((sum, folder) => {
+				const entries = fs.readdirSync(join(dataDir, folder), { withFileTypes: true, recursive: true });
+				const sizes = entries
+					.filter((entry) => entry.isFile())
+					.map((entry) => fs.statSync(join(entry.parentPath, entry.name)).size);
+				return sum + sizes.reduce((a, b) => a + b, 0);
+			}, 0);
+		files.statfs = ((_path: string, done: (error: null, stats: object) => void) => {
+			setImmediate(() => done(null, { blocks: diskBytes, bsize: 1, bavail: diskBytes - usedBytes() }));
+		}) as typeof files.statfs;
+		const clock = new ManualClock();
+		const store = await open(dataDir, { files, clock });
+		const old = makeShard(random, { cells: 12 });
+		const young = makeShard(random, { cells: 12 });
+		await putShard(store, old);
+		await store.delete([old.shardId]);
+		clock.advance(24 * 60 * 60_000);
+		await putShard(store, young);
+		await store.delete([young.shardId]);
+		// All of it is trash by now, and none of it is in the way.
+		expect((await store.stats()).bytesFree).toBe(diskBytes);
+		const kept: MadeShard[] = [];
+		for (let i = 0; i < 3; i++) {
+			const shard = makeShard(random, { cells: 11 });
+			await putShard(store, shard);
+			kept.push(shard);
+		}
+		expect(filesUnder(join(dataDir, 'trash'))).not.toContain(old.shardId);
+		await expect(putShard(store, makeShard(random, { cells: 16 }))).rejects.toEqual(failing('exhausted'));
+		for (const { shardId, cells } of kept) {
+			expect((await readCells(store, shardId, { offset: 0, length: cells.length })).equals(cells)).toBe(true);
+		}
+		await store.close();
+	});
+
 	test('what people keep in the trash folder stays', async () => {
 		const dataDir = newFolder();
 		await (await open(dataDir)).close();

@@ -4,7 +4,7 @@
  *     volume.json            the sentinel: without it the volume is offline (a vanished mount), never "not found"
  *     tmp/<id>               on its way; emptied at start
  *     shards/<2 hex>/<id>    cells | zeros to 4 KiB | trailer
- *     trash/<day>/<id>       deleted; kept for a while
+ *     trash/<day>/<id>       deleted; kept for a while, or until its room is needed
  *
  * A shard is written to tmp, synced, linked to its place, and its folder synced, in that order. Concurrent syncs of one
  * folder are shared. It trusts no length of a file that has no sound trailer.
@@ -38,6 +38,7 @@ const STATFS_ALWAYS_BYTES = 1024 * 1024 * 1024;
 const DAY_MS = 24 * 60 * 60_000;
 const TRASH_KEEP_MS = 7 * DAY_MS;
 const PURGE_EVERY_MS = 60 * 60_000;
+const RECLAIM_MARGIN_BYTES = 64 * 1024 * 1024;
 
 /** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
 export type FileCalls = Pick<
@@ -110,6 +111,9 @@ export class DiskShardStore implements ShardStore {
 	/** Room that open writers were promised. */
 	#promisedBytes = 0;
 	#space: { atMs: number; totalBytes: number; freeBytes: number } | null = null;
+	/** Bytes of the trash by day: they count as free, since they go when their room is needed. */
+	readonly #trashBytes = new Map<string, number>();
+	#reclaiming: Promise<void> | null = null;
 	readonly #writing = new Map<ShardId, DiskWriter>();
 	#cancelPurge: () => void = () => {};
 
@@ -134,7 +138,20 @@ export class DiskShardStore implements ShardStore {
 			}
 		}
 		await this.purgeTrash(this.#clock.nowMs());
+		for (const day of await this.#trashDays()) {
+			let bytes = 0;
+			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
+				bytes += (await fs.promises.stat(this.#path('trash', day, name))).size;
+			}
+			this.#trashBytes.set(day, bytes);
+		}
 		this.#purgeLater();
+	}
+
+	/** Oldest first; what is no day is somebody's and stays. */
+	async #trashDays(): Promise<string[]> {
+		const names = await fs.promises.readdir(this.#path('trash'));
+		return names.filter((name) => !Number.isNaN(Date.parse(name))).sort();
 	}
 
 	#purgeLater(): void {
@@ -148,10 +165,33 @@ export class DiskShardStore implements ShardStore {
 
 	/** Removes the trash of days that ended more than the keeping time ago. */
 	async purgeTrash(nowMs: number): Promise<void> {
-		for (const day of await fs.promises.readdir(this.#path('trash'))) {
-			// Written so that what is no day stays.
-			if (!(Date.parse(day) + DAY_MS + this.#trashKeepMs <= nowMs)) continue;
+		for (const day of await this.#trashDays()) {
+			if (Date.parse(day) + DAY_MS + this.#trashKeepMs > nowMs) continue;
 			await fs.promises.rm(this.#path('trash', day), { recursive: true, force: true });
+			this.#trashBytes.delete(day);
+		}
+	}
+
+	/** Removes trash before its time, oldest first, until about `bytes` more are free. Who comes meanwhile waits for the same. */
+	#reclaim(bytes: number): Promise<void> {
+		this.#reclaiming ??= this.#reclaimNow(bytes).finally(() => {
+			this.#reclaiming = null;
+			this.#space = null;
+		});
+		return this.#reclaiming;
+	}
+
+	async #reclaimNow(bytes: number): Promise<void> {
+		let freedBytes = 0;
+		for (const day of await this.#trashDays()) {
+			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
+				if (freedBytes >= bytes) return;
+				const file = this.#path('trash', day, name);
+				const { size } = await fs.promises.stat(file);
+				await fs.promises.unlink(file);
+				freedBytes += size;
+				this.#trashBytes.set(day, Math.max(0, (this.#trashBytes.get(day) ?? 0) - size));
+			}
 		}
 	}
 
@@ -163,6 +203,9 @@ export class DiskShardStore implements ShardStore {
 		if (freeBytes - this.#promisedBytes < neededBytes) {
 			throw new DistroError('exhausted', 'the volume has no room for this shard');
 		}
+		const shortBytes = neededBytes + this.#promisedBytes + this.#reserveBytes - (this.#space?.freeBytes ?? 0);
+		// A margin, so that not every put of a full volume has to look for trash.
+		if (shortBytes > 0) await this.#reclaim(shortBytes + RECLAIM_MARGIN_BYTES);
 		if (this.#writing.has(shardId)) throw new DistroError('exists', `shard ${shardId} is being written`);
 		this.#promisedBytes += neededBytes;
 		const writer = new DiskWriter({
@@ -269,6 +312,7 @@ export class DiskShardStore implements ShardStore {
 				await this.#rename(file, join(trash, shardId));
 				this.#shards--;
 				this.#usedBytes -= size;
+				this.#trashBytes.set(day, (this.#trashBytes.get(day) ?? 0) + size);
 				folders.add(this.#folder(shardId));
 			} catch (error) {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
@@ -351,9 +395,10 @@ export class DiskShardStore implements ShardStore {
 	}
 
 	#limited(space: { totalBytes: number; freeBytes: number }): { totalBytes: number; freeBytes: number } {
+		const onDiskBytes = [...this.#trashBytes.values()].reduce((sum, bytes) => sum + bytes, space.freeBytes);
 		return {
 			totalBytes: Math.min(space.totalBytes, this.#capacityBytes),
-			freeBytes: Math.max(0, Math.min(space.freeBytes - this.#reserveBytes, this.#capacityBytes - this.#usedBytes)),
+			freeBytes: Math.max(0, Math.min(onDiskBytes - this.#reserveBytes, this.#capacityBytes - this.#usedBytes)),
 		};
 	}
 
