@@ -3,7 +3,8 @@
  * flags and environment, so that there is one process and signals reach it as process 1.
  */
 
-import { resolve } from 'node:path';
+import { join } from 'node:path';
+import { ROOT } from './environment.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
 
 const PLAIN = { flags: [], env: {} };
@@ -20,6 +21,6 @@ if (!Object.hasOwn(ROLES, role) || process.execve === undefined) {
 	process.exit(2);
 }
 const { main, options } = ROLES[role as keyof typeof ROLES];
-const args = [process.execPath, ...options.flags, resolve(import.meta.dirname, '..', main), ...rest];
+const args = [process.execPath, ...options.flags, join(ROOT, main), ...rest];
 // What the deployment says about memory allocation and threads goes before what we found best.
 process.execve(process.execPath, args, { ...options.env, ...process.env });

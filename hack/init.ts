@@ -7,6 +7,7 @@
 
 import { join } from 'node:path';
 import { openAuthority } from './authority.ts';
+import { ORCHESTRATOR } from './environment.ts';
 import { issueOrchestrator, issueWorker } from './identities.ts';
 
 const folder = process.env.CLUSTER_DIR ?? '/cluster';
@@ -17,7 +18,7 @@ if (!Number.isInteger(workers) || workers < 1) {
 }
 const local = ['localhost', '127.0.0.1'];
 const authority = await openAuthority(join(folder, 'ca'));
-await issueOrchestrator(authority, join(folder, 'orchestrator-1'), ['orchestrator', ...local]);
+await issueOrchestrator(authority, join(folder, ORCHESTRATOR), ['orchestrator', ...local]);
 for (let i = 1; i <= workers; i++) {
 	await issueWorker(authority, join(folder, `worker-${i}`), [`worker-${i}`, ...local]);
 }

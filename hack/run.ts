@@ -85,7 +85,7 @@ async function prepare(): Promise<Member[]> {
 			worker(authority, i, {
 				http: await port(workerHttpBase === 0 ? 0 : workerHttpBase + i, 'WORKER_HTTP_BASE'),
 				grpc: await port(workerGrpcBase === 0 ? 0 : workerGrpcBase + i, 'WORKER_GRPC_BASE'),
-				orchestrator: `127.0.0.1:${orchestratorGrpc}`,
+				orchestrator: `${LOOPBACK}:${orchestratorGrpc}`,
 			}),
 		);
 	}
@@ -132,9 +132,9 @@ function worker(
 		DATA_DIR: folder,
 		NAME: name,
 		TLS_DIR: tlsFolder(folder),
-		GRPC_HOST: '127.0.0.1',
+		GRPC_HOST: LOOPBACK,
 		GRPC_PORT: String(ports.grpc),
-		HTTP_HOST: '127.0.0.1',
+		HTTP_HOST: LOOPBACK,
 		HTTP_PORT: String(ports.http),
 		ORCHESTRATORS: ports.orchestrator,
 	};
@@ -293,7 +293,7 @@ function save(): void {
 						role: member.role,
 						pid: member.child.pid,
 						http: member.url,
-						grpc: `127.0.0.1:${member.grpcPort}`,
+						grpc: `${LOOPBACK}:${member.grpcPort}`,
 						dataDir: member.dataDir,
 					},
 				],
@@ -323,7 +323,8 @@ async function stop(code: unknown): Promise<void> {
 
 function stopOne(member: Member): Promise<void> {
 	const { child } = member;
-	if (child === null) return Promise.resolve();
+	// One that has just ended may still have its last words on their way: it exits only once.
+	if (child === null || child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
 	return new Promise((done) => {
 		const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
 		child.once('exit', () => {

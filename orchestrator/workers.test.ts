@@ -218,6 +218,53 @@ describe('on a clock that is moved by hand', () => {
 		});
 	});
 
+	describe('a read may leave a worker that lags', () => {
+		/** It sends other reads something. */
+		const answers = (id: WorkerId, times = 1) => {
+			for (let i = 0; i < times; i++) registry.observe(id, { ms: 5 });
+		};
+		const left = (id: WorkerId, times: number) => Array.from({ length: times }, () => registry.mayHedge(id));
+
+		test('at once, and as often as it likes, when it sends nobody anything', async () => {
+			const { workerId } = await join('1');
+			await join('2');
+			expect(left(workerId, 20)).not.toContain(false);
+			answers(workerId);
+			clock.advance(HEDGE_MAX_MS + 1);
+			expect(left(workerId, 20)).not.toContain(false);
+			registry.observe(workerId, { laggedMs: 300 });
+			expect(registry.isGood(workerId)).toBe(false);
+		});
+
+		test('four times and then for one read in twenty, when it answers others', async () => {
+			const { workerId } = await join('1');
+			await join('2');
+			answers(workerId);
+			expect(left(workerId, 6)).toEqual([true, true, true, true, false, false]);
+			answers(workerId, 19);
+			expect(registry.mayHedge(workerId)).toBe(false);
+			answers(workerId, 2);
+			expect(left(workerId, 2)).toEqual([true, false]);
+			answers(workerId, 1_000);
+			expect(left(workerId, 5)).toEqual([true, true, true, true, false]);
+			registry.observe(workerId, { laggedMs: 100 });
+			expect(registry.isGood(workerId)).toBe(true);
+			// Cells of streams that are long open are answers as well.
+			clock.advance(HEDGE_MAX_MS + 1);
+			registry.observe(workerId, 'cell');
+			expect(registry.mayHedge(workerId)).toBe(false);
+		});
+
+		test('that is not ready any more, though something of it still comes', async () => {
+			const { workerId, heartbeat } = await join('1');
+			answers(workerId);
+			left(workerId, 4);
+			expect(registry.mayHedge(workerId)).toBe(false);
+			heartbeat.closed();
+			expect(registry.mayHedge(workerId)).toBe(true);
+		});
+	});
+
 	test('latency is averaged, and forgotten when nobody measures it again', async () => {
 		const { workerId, heartbeat } = await join('1');
 		expect(latencyOf(workerId)).toBeUndefined();

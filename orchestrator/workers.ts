@@ -306,6 +306,8 @@ export class WorkerRegistry {
 	mayHedge(workerId: WorkerId): boolean {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined || this.#isSilent(entry)) return true;
+		// What still comes of one that is gone or stopped was on its way before.
+		if (this.#state(entry) !== 'ready') return true;
 		if (this.#hedgeTokens < 1) return false;
 		this.#hedgeTokens--;
 		return true;

@@ -1,35 +1,28 @@
 /** A still put costs its sender nothing; a sender that is gone without a word loses it. */
 
-import { mkdtempSync, rmSync } from 'node:fs';
 import net, { type AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { newId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { SMALL_CELL_BYTES } from '../core/limits.ts';
-import { openAuthority } from '../hack/authority.ts';
+import { type TestAuthority, testAuthority } from '../test/support/authority.ts';
 import { seededRandom } from '../test/support/clock.ts';
 import { createShardServer } from './shard-server.ts';
 import { GrpcShardTransport } from './shard-transport.ts';
-import { TlsSource } from './tls.ts';
+import type { TlsSource } from './tls.ts';
 
 const random = seededRandom('peer watch');
 const workerId = newId<WorkerId>(random);
-const folder = mkdtempSync(join(tmpdir(), 'distro-watch-'));
 const PING_MS = 50;
+let authority: TestAuthority;
 let orchestrator: TlsSource;
 let worker: TlsSource;
 
 beforeAll(async () => {
-	const authority = await openAuthority(join(folder, 'ca'));
-	const issue = async (role: string, id: string) => {
-		await authority.issue(join(folder, id), { role, id, hosts: ['127.0.0.1'] });
-		return new TlsSource(join(folder, id));
-	};
-	orchestrator = await issue('orchestrator', newId(random));
-	worker = await issue('worker', workerId);
+	authority = await testAuthority();
+	orchestrator = await authority.tls('orchestrator', newId(random));
+	worker = await authority.tls('worker', workerId);
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => authority.remove());
 
 test('an idle put lives as long as its sender answers, and no longer', async () => {
 	let aborted = false;

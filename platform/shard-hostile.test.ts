@@ -1,39 +1,32 @@
 /** Peers that mean harm, are broken or refuse: what they send ends one call, never the process or the connection, and never without an answer. */
 
-import { mkdtempSync, rmSync } from 'node:fs';
 import http2 from 'node:http2';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { DistroError } from '../core/errors.ts';
 import { newId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { SMALL_CELL_BYTES } from '../core/limits.ts';
 import type { ShardGet } from '../core/ports.ts';
-import { openAuthority } from '../hack/authority.ts';
 import { PutResponse } from '../proto/gen/distro/v1/shards.ts';
+import { type TestAuthority, testAuthority } from '../test/support/authority.ts';
 import { seededRandom } from '../test/support/clock.ts';
 import { createShardServer, type OutgoingShard, type ShardHandlers } from './shard-server.ts';
 import { GrpcShardTransport } from './shard-transport.ts';
 import { frame } from './shard-wire.ts';
-import { parseIdentity, TlsSource } from './tls.ts';
+import { parseIdentity, type TlsSource } from './tls.ts';
 
 const random = seededRandom('hostile');
 const workerId = newId<WorkerId>(random);
-const folder = mkdtempSync(join(tmpdir(), 'distro-hostile-'));
+let authority: TestAuthority;
 let orchestrator: TlsSource;
 let worker: TlsSource;
 
 beforeAll(async () => {
-	const authority = await openAuthority(join(folder, 'ca'));
-	const issue = async (role: string, id: string) => {
-		await authority.issue(join(folder, id), { role, id, hosts: ['127.0.0.1'] });
-		return new TlsSource(join(folder, id));
-	};
-	orchestrator = await issue('orchestrator', newId(random));
-	worker = await issue('worker', workerId);
+	authority = await testAuthority();
+	orchestrator = await authority.tls('orchestrator', newId(random));
+	worker = await authority.tls('worker', workerId);
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => authority.remove());
 
 /** A worker that answers every call as it likes. */
 async function hostileWorker(answer: (stream: http2.ServerHttp2Stream) => void) {

@@ -17,6 +17,8 @@ export interface FileCall {
 	proceedInSilence(after?: () => void): void;
 	/** Answers that all is well and does nothing. */
 	pretend(): void;
+	/** Answers with this and does nothing. */
+	answer(result: unknown): void;
 	/** Answers with this error and does nothing. */
 	fail(code: string): void;
 }
@@ -53,6 +55,7 @@ export function interceptFiles(onCall: (call: FileCall) => void): FileCalls {
 						done(error, ...results);
 					}),
 				pretend: () => setImmediate(() => done(null)),
+				answer: (result) => setImmediate(() => done(null, result)),
 				proceedInSilence: (after) => real(...args, () => after?.()),
 				fail: (code) => setImmediate(() => done(Object.assign(new Error(`${code}: made for a test`), { code }))),
 			});

@@ -231,6 +231,57 @@ describe('past the page cache', () => {
 			await store.close();
 		}
 	});
+
+	test('a write that ends in the middle of a block', async () => {
+		const dataDir = newFolder();
+		const shard = makeShard(random, { cells: 9 });
+		let short = 0;
+		const files = interceptFiles((call) => {
+			if (call.name !== 'write' || short++ > 0) return call.proceed();
+			// As a device does that has taken a part.
+			const [, bytes, at, , position] = call.args as [number, Buffer, number, number, number];
+			const fd = fs.openSync(join(dataDir, 'tmp', shard.shardId), 'r+');
+			const written = fs.writeSync(fd, bytes, at, 5_000, position);
+			fs.closeSync(fd);
+			call.answer(written);
+		});
+		const store = await open(dataDir, { files, directFromBytes: 0 });
+		await putShard(store, shard);
+		expect((await readCells(store, shard.shardId, { offset: 0, length: shard.cells.length })).equals(shard.cells)).toBe(
+			true,
+		);
+		expect((await store.trailer(shard.shardId)).equals(shard.trailer)).toBe(true);
+		await store.close();
+	});
+
+	test('given up in the middle of the change to the page cache: every file is closed once', async () => {
+		const opened: unknown[] = [];
+		const closed: unknown[] = [];
+		const held: (() => void)[] = [];
+		const files = interceptFiles((call) => {
+			if (call.name === 'close') closed.push(call.args[0]);
+			const proceed = () =>
+				call.proceed((fd) => {
+					if (call.name === 'open' && fd !== undefined) opened.push(fd);
+				});
+			if (call.name === 'open' && call.args[1] === 'r+') held.push(proceed);
+			else proceed();
+		});
+		const dataDir = newFolder();
+		const store = await open(dataDir, { files, directFromBytes: 0 });
+		const shard = makeShard(random);
+		const maxBytes = shard.cells.length;
+		const writer = await store.create({ shardId: shard.shardId, maxBytes, deadlineMs: 1_000 });
+		const written = new Promise((done) => writer.write(shard.cells, done));
+		expect(held.length).toBe(1);
+		const aborted = writer.abort();
+		held[0]?.();
+		await Promise.all([written, aborted]);
+		expect(opened.length).toBe(2);
+		expect(closed.toSorted()).toEqual(opened.toSorted());
+		expect(filesUnder(join(dataDir, 'tmp'))).toEqual([]);
+		await store.close();
+	});
 });
 
 describe('failing disks', () => {

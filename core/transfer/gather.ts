@@ -115,9 +115,12 @@ export class Gather {
 	#streams: Stream[] = [];
 	/** Shards that are not asked again, with why. */
 	readonly #bad = new Map<number, DistroError>();
-	/** Shards that lagged: asked again only when nothing else is left. */
-	readonly #slow = new Set<number>();
-	#hedging = true;
+	/** How often each shard lagged. */
+	readonly #lags = new Map<number, number>();
+	/** There is a shard that could be asked instead of one that is. */
+	#hasSpare = true;
+	/** Doubles whenever only shards that lagged, and last resorts, are left to change to: one of them may still be the quicker. */
+	#patience = 1;
 	readonly #rows: (RowState | null)[];
 	/** First row that was not delivered, and first whose slot is not free yet. */
 	#nextRow: number;
@@ -186,33 +189,25 @@ export class Gather {
 
 	#choose(): readonly GatherSource[] | null {
 		const { sources, shape, proved } = this.#o;
-		const usable = sources.filter((source) => !this.#bad.has(source.shardIndex));
-		const good = usable.filter((source) => !this.#slow.has(source.shardIndex) && !source.lastResort);
-		if (shape.k === 1) {
-			this.#mode = proved ? 'decoding' : 'direct';
-			const one = good[0] ?? usable[0];
-			if (good.length < 2) this.#hedging = false;
-			return one === undefined ? null : [one];
-		}
-		if (!proved) {
-			const needed = this.#neededShards();
-			const direct = needed.map((index) => good.find((source) => source.shardIndex === index));
+		const needed = this.#cellsNeededToDecode();
+		// Nobody is out for good because it lagged: the one that came in its place may send nothing at all.
+		const demerits = ({ shardIndex, lastResort }: GatherSource) =>
+			(this.#lags.get(shardIndex) ?? 0) + (lastResort ? 1 : 0);
+		const ranked = sources
+			.filter(({ shardIndex }) => !this.#bad.has(shardIndex) && this.#rowsOf(shardIndex) > 0)
+			.toSorted((a, b) => demerits(a) - demerits(b));
+		const good = ranked.filter((source) => demerits(source) === 0);
+		this.#hasSpare = ranked.length > needed;
+		if (good.length <= needed) this.#patience *= 2;
+		if (shape.k > 1 && !proved) {
+			const direct = this.#neededShards().map((index) => good.find((source) => source.shardIndex === index));
 			if (direct.every((source) => source !== undefined)) {
 				this.#mode = 'direct';
 				return direct;
 			}
 		}
-		this.#mode = 'decoding';
-		// The last resorts go last, whatever their rank.
-		const ranked = [...good, ...usable.filter((source) => !good.includes(source))];
-		const needed = this.#cellsNeededToDecode();
-		if (good.length <= needed) this.#hedging = false;
-		const chosen: GatherSource[] = [];
-		for (const source of ranked) {
-			if (chosen.length === needed) break;
-			if (this.#rowsOf(source.shardIndex) > 0) chosen.push(source);
-		}
-		return chosen.length === needed ? chosen : null;
+		this.#mode = shape.k === 1 && !proved ? 'direct' : 'decoding';
+		return ranked.length >= needed ? ranked.slice(0, needed) : null;
 	}
 
 	/** Data shards with a wanted cell in any row that is left. */
@@ -574,7 +569,7 @@ export class Gather {
 
 	/** Replaces the workers that keep the next row waiting while the others have sent theirs. */
 	#hedge(): void {
-		if (!this.#hedging || this.#nextRow > this.#o.lastRow || !this.#o.takes()) return;
+		if (!this.#hasSpare || this.#nextRow > this.#o.lastRow || !this.#o.takes()) return;
 		// All slots are with the consumer: it is its turn.
 		if (this.#nextRow >= this.#firstHeldRow + this.#o.slots.length) return;
 		const row = this.#rowState(this.#nextRow);
@@ -584,14 +579,14 @@ export class Gather {
 		const othersAtMs = row.count > 0 ? Math.max(row.lastAtMs, this.#waitingSinceMs) : this.#waitingSinceMs;
 		const othersTookMs = row.count > 0 ? Math.max(0, row.lastAtMs - this.#waitingSinceMs) : 0;
 		const laggedMs = nowMs - othersAtMs;
-		const patienceMs = Math.max(this.#o.hedgeMs, 2 * othersTookMs);
+		const patienceMs = Math.max(this.#patience * this.#o.hedgeMs, 2 * othersTookMs);
 		if (laggedMs < patienceMs) return;
 		// Where nobody has sent the row yet, but bytes come, everything is slow: asking others would add to the load.
 		const laggards = expected.filter((s) => row.count > 0 || nowMs - s.heardAtMs >= patienceMs);
 		const replaced = laggards.filter(({ source }) => this.#o.mayHedge(source.worker));
 		if (replaced.length === 0) return;
 		for (const { source } of replaced) {
-			this.#slow.add(source.shardIndex);
+			this.#lags.set(source.shardIndex, (this.#lags.get(source.shardIndex) ?? 0) + 1);
 			this.#o.onWorker?.(source.worker, { laggedMs });
 		}
 		this.#begin();

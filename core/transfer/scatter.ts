@@ -430,8 +430,10 @@ export class Scatter {
 	}
 
 	#armWatchdog(): void {
+		const armedAtMs = this.#o.clock.monotonicMs();
 		this.#cancelWatchdog = this.#o.clock.schedule(PUT_ACCEPT_MS, () => {
-			this.#cutStragglers();
+			// When this comes late the process itself was held up, and what the workers answered meanwhile is still unread.
+			if (this.#o.clock.monotonicMs() - armedAtMs < 1.5 * PUT_ACCEPT_MS) this.#cutStragglers();
 			if (!this.#over) this.#armWatchdog();
 		});
 	}

@@ -64,6 +64,8 @@ class HeldPut implements ShardPut {
 
 async function scatterOneRow(o: { without?: number[]; spares?: number } = {}) {
 	const clock = new ManualClock();
+	/** How long this process was stopped in all: its timers come late by that. */
+	const stopped = { ms: 0 };
 	const puts: HeldPut[] = [];
 	const transport = {
 		put: (worker, request, events) => {
@@ -81,7 +83,11 @@ async function scatterOneRow(o: { without?: number[]; spares?: number } = {}) {
 	let released = false;
 	const scatter = new Scatter({
 		transport,
-		clock,
+		clock: {
+			nowMs: () => clock.nowMs() + stopped.ms,
+			monotonicMs: () => clock.monotonicMs() + stopped.ms,
+			schedule: (delayMs, callback) => clock.schedule(delayMs, callback),
+		},
 		codec: codecFor(SHAPE.codec),
 		k,
 		n,
@@ -112,7 +118,7 @@ async function scatterOneRow(o: { without?: number[]; spares?: number } = {}) {
 			},
 			(error) => failures.push(error),
 		);
-	return { clock, puts, failures, finish, result: () => result, released: () => released };
+	return { clock, stopped, puts, failures, finish, result: () => result, released: () => released };
 }
 
 const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -161,6 +167,19 @@ describe('a scatter', () => {
 		expect(s.released()).toBe(false);
 		s.clock.advance(6_000);
 		expect(s.puts[6]?.aborted).toBe(true);
+	});
+
+	test('that was itself stopped for long gives up nobody whose answer it has not read yet', async () => {
+		const s = await scatterOneRow();
+		for (const put of s.puts) put.take();
+		s.finish();
+		s.puts[0]?.keep(0);
+		s.stopped.ms = 120_000;
+		s.clock.advance(1_000);
+		for (let i = 1; i < n; i++) s.puts[i]?.keep(i);
+		await settle();
+		expect(s.failures).toEqual([]);
+		expect(s.result()?.placements.length).toBe(n);
 	});
 
 	test.each([

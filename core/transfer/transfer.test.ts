@@ -355,6 +355,27 @@ describe('gather', () => {
 		expect(got.bytes.equals(segment.bytes)).toBe(true);
 	});
 
+	test('a frozen worker among slow ones, more than there are spares for: one that lagged is asked again', async () => {
+		const { transport, targets, segment } = await stored(5 * C);
+		const workers = (targets as ScatterTarget[]).map(({ worker }) => transport.faultsOf(worker.workerId));
+		for (const faults of workers) faults.chunkMs = 40;
+		Object.assign(workers[0] ?? {}, { frozen: true });
+		const sources = sourcesOf(targets, segment.result.placements);
+		const got = await gatherAll(transport, segment, { sources, hedgeMs: 20 });
+		expect(got.bytes.equals(segment.bytes)).toBe(true);
+	});
+
+	test('copies: the first is asked again when the second sends nothing', async () => {
+		const transport = new MemoryTransport();
+		const targets = Array.from({ length: 2 }, target);
+		const segment = await scatterAll(transport, { k: 1, n: 2, bytes: random.bytes(5000), targets });
+		transport.faultsOf((targets[0] as ScatterTarget).worker.workerId).chunkMs = 60;
+		transport.faultsOf((targets[1] as ScatterTarget).worker.workerId).frozen = true;
+		const sources = sourcesOf(targets, segment.result.placements);
+		const got = await gatherAll(transport, segment, { sources, hedgeMs: 20 });
+		expect(got.bytes.equals(segment.bytes)).toBe(true);
+	});
+
 	test('where all workers are slow alike, none is replaced', async () => {
 		const { transport, targets, segment } = await stored(5 * C);
 		for (const { worker } of targets as ScatterTarget[]) transport.faultsOf(worker.workerId).chunkMs = 100;

@@ -12,6 +12,7 @@ import { createHttpServer } from './server.ts';
 
 const KNOWN = 'a'.repeat(32) as ObjectId;
 const KNOWN_BYTES = 8_000_000;
+const MAX_BYTES = 4_000_000;
 
 function infoOf(sizeBytes: number, options: Partial<UploadOptions> = {}): ObjectInfo {
 	const { name = null, contentType = null } = options;
@@ -99,7 +100,7 @@ beforeEach(async () => {
 		ready: async () => ({ ok: true, reasons: [] }),
 		metrics: { contentType: 'text/plain', render: async () => '', observeRequest: () => {} },
 		log: { error: () => {}, warn: () => {}, debug: () => {} },
-		limits: { maxObjectBytes: 100_000_000 },
+		limits: { maxObjectBytes: MAX_BYTES },
 	});
 	await app.listen({ host: '127.0.0.1', port: 0 });
 });
@@ -228,6 +229,20 @@ describe('forms', () => {
 	])('one that %s is refused, and nothing is stored', async (_what, body) => {
 		const answer = await exchange(form(body));
 		expect(answer).toMatch(/^HTTP\/1\.1 400 /);
+		expect(answer).toContain('application/problem+json');
+		expect([objects.stored.length, objects.reserved.size]).toEqual([0, 0]);
+	});
+});
+
+describe('more bytes than an object may have', () => {
+	const chunk = `${(1_100_000).toString(16)}\r\n${'x'.repeat(1_100_000)}\r\n`;
+	test.each([
+		['announced', post('/objects', { 'content-length': MAX_BYTES + 1 })],
+		['in chunks', post('/objects', { 'transfer-encoding': 'chunked' }, `${chunk.repeat(4)}0\r\n\r\n`)],
+		['announced as a form', post('/upload', { 'content-type': FORM, 'content-length': MAX_BYTES + 1 })],
+	])('%s', async (_what, request) => {
+		const answer = await exchange(request, /\}\n?$/);
+		expect(answer).toMatch(/^HTTP\/1\.1 413 /);
 		expect(answer).toContain('application/problem+json');
 		expect([objects.stored.length, objects.reserved.size]).toEqual([0, 0]);
 	});

@@ -1,7 +1,7 @@
 /** Limits of real processes: full disks, memory, API keys. */
 
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statfsSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -33,8 +33,11 @@ const cannotMount = whyNoMount();
 if (cannotMount !== null) process.stdout.write(`disks that fill up mid-way are not tested: ${cannotMount}\n`);
 
 describe('disks that fill up', () => {
+	const CAPACITY_BYTES = 100 * MiB;
+	const env = { CAPACITY: '100Mi', DISK_RESERVE: '0' };
+
 	test('all of them: 507, what is there stays readable, and room given back is used again', async () => {
-		const c = await startCluster({ workers: 4, env: { CAPACITY: '100Mi', DISK_RESERVE: '0' } });
+		const c = await startCluster({ workers: 4, env });
 		try {
 			const stored: Stored[] = [];
 			let refused: HttpError | null = null;
@@ -49,6 +52,79 @@ describe('disks that fill up', () => {
 			expect(stored.length).toBeGreaterThan(5);
 			for (const object of stored) expect(await isIntact(c.http, object)).toBe(true);
 			await until(async () => (await cluster(c.http)).queues.intents === 0, { what: 'the refused upload to be gone' });
+			for (const { id } of stored.splice(0, 5)) await fetch(`${c.http}/objects/${id}`, { method: 'DELETE' });
+			const again = () =>
+				put(c.http, random.bytes(9_000_000)).then(
+					(object) => stored.push(object),
+					() => 0,
+				);
+			await until(async () => (await again()) > 0, { what: 'the room of what was deleted to be used' });
+			for (const object of stored) expect(await isIntact(c.http, object)).toBe(true);
+		} finally {
+			await c.remove();
+		}
+	});
+
+	/** The worker comes back with a volume that has no more room than this: a large shard that counts for the rest. */
+	async function leaveRoom(c: TestCluster, name: string, freeBytes: number): Promise<void> {
+		await c.kill(name);
+		const usedBytes = c.shardFiles(name).reduce((sum, file) => sum + statSync(file).size, 0);
+		const filler = join(c.dataDir, name, 'shards', '00', '0'.repeat(32));
+		writeFileSync(filler, '');
+		truncateSync(filler, CAPACITY_BYTES - usedBytes - freeBytes);
+		await c.start(name);
+		await until(async () => (await cluster(c.http)).workers.every(({ state }) => state === 'ready'), {
+			what: 'all workers to be ready',
+		});
+	}
+
+	/** Enough for a worker to be chosen, and less than it must promise to one shard of 2+2, or to two of 4+2, of unknown size. */
+	const SOME_BYTES = 33_800_000;
+	const SIZE = 3_000_000;
+
+	async function refusals(c: TestCluster, name: string): Promise<number> {
+		const metrics = await (await fetch(`${c.process(name).http}/metrics`)).text();
+		return Number(/^distro_worker_calls_total\{(?=.*Put)(?=.*exhausted).*\} (\d+)$/m.exec(metrics)?.[1] ?? 0);
+	}
+
+	test('one of them has less than it was thought to have: its shard goes to a spare worker', async () => {
+		const c = await startCluster({ workers: 7, env });
+		try {
+			await leaveRoom(c, 'worker-7', SOME_BYTES);
+			// Where they go is the cluster's choice: until two at once have met on that worker.
+			await until(
+				async () => {
+					const uploads = Array.from({ length: 4 }, () => putStream(c.http, { size: SIZE, chunked: true }));
+					for (const { status, body, sha256 } of await Promise.all(uploads)) {
+						expect(status).toBe(201);
+						const { object_id: id } = JSON.parse(body) as { object_id: string };
+						expect((await explain(c.http, id)).health).toBe('healthy');
+						expect(await getHash(c.http, id)).toBe(sha256);
+						await fetch(`${c.http}/objects/${id}`, { method: 'DELETE' });
+					}
+					await until(async () => (await cluster(c.http)).queues.deletions === 0, { what: 'their room to come back' });
+					return (await refusals(c, 'worker-7')) > 0;
+				},
+				{ what: 'that worker to refuse a shard', timeoutMs: 60_000 },
+			);
+		} finally {
+			await c.remove();
+		}
+	});
+
+	test('one of them has less, and there is no other: its shard is left out', async () => {
+		const c = await startCluster({ workers: 4, env });
+		try {
+			await leaveRoom(c, 'worker-4', SOME_BYTES);
+			const { status, body, sha256 } = await putStream(c.http, { size: SIZE, chunked: true });
+			expect(status).toBe(201);
+			expect(await refusals(c, 'worker-4')).toBeGreaterThan(0);
+			const { object_id: id } = JSON.parse(body) as { object_id: string };
+			const { health, segments } = await explain(c.http, id);
+			expect(health).not.toBe('healthy');
+			expect(segments[0]).toMatchObject({ k: 2, n: 4 });
+			expect(segments[0]?.shards.filter(({ state }) => state === 'ok').length).toBe(3);
+			expect(await getHash(c.http, id)).toBe(sha256);
 		} finally {
 			await c.remove();
 		}

@@ -36,7 +36,7 @@ test('workers that can’t start are named, the others serve, and put right they
 	writeFileSync(join(noId, 'worker.json'), '{}');
 	mkdirSync(join(noVolume, 'shards', 'ab'), { recursive: true });
 	writeFileSync(join(noVolume, 'shards', 'ab', 'ab'.repeat(16)), 'not ours');
-	const c = await startCluster({ dataDir });
+	const c = await startCluster({ dataDir, missing: 2 });
 	try {
 		expect(c.output()).toMatch(/worker-2 can't start: .*worker\.json holds no worker id/);
 		expect(c.output()).toMatch(/worker-3 is down \(exit code 1\): .*no volume\.json/);

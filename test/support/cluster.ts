@@ -30,8 +30,9 @@ export interface TestCluster {
 	output(): string;
 }
 
+/** Throws, with what was said, when processes other than as many as `missing` did not start. */
 export async function startCluster(
-	options: { workers?: number; env?: Record<string, string>; dataDir?: string } = {},
+	options: { workers?: number; env?: Record<string, string>; dataDir?: string; missing?: number } = {},
 ): Promise<TestCluster> {
 	const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'distro-test-'));
 	const env = {
@@ -77,6 +78,12 @@ export async function startCluster(
 		child.kill('SIGINT');
 		await exited;
 	};
+	// `make run` goes on without the workers that don't start.
+	const missing = (readClusterFile(dataDir)?.members.length ?? 0) - processes().length;
+	if (missing !== (options.missing ?? 0)) {
+		await stop();
+		throw new Error(`${missing} processes did not start:\n${output}`);
+	}
 	return {
 		http: find('orchestrator-1').http,
 		dataDir,
