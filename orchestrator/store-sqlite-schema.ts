@@ -153,6 +153,15 @@ const MIGRATIONS: readonly string[] = [
 	CREATE TRIGGER repairs_in AFTER INSERT ON repairs BEGIN UPDATE totals SET repairs = repairs + 1; END;
 	CREATE TRIGGER repairs_out AFTER DELETE ON repairs BEGIN UPDATE totals SET repairs = repairs - 1; END;
 	`,
+	`
+	-- A fencing number only ever grows: the row stays when its lease ends.
+	CREATE TABLE leases (
+		name TEXT PRIMARY KEY,
+		holder TEXT NOT NULL,
+		fencing INTEGER NOT NULL,
+		ends_at_ms INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */
