@@ -107,15 +107,19 @@ export class Batches {
 	#take(lane: Lane): Waiting[] {
 		let chars = 0;
 		let count = 0;
+		const keys = new Set<string>();
 		for (const { call } of lane.queue) {
 			chars += call.chars ?? 0;
-			if (count === this.#options.maxCalls || (count > 0 && chars > MAX_BATCH_CHARS)) break;
+			// One of a key: what comes after it must not be done where it had to be put off.
+			const full = count === this.#options.maxCalls || chars > MAX_BATCH_CHARS || keys.has(call.key);
+			if (full && count > 0) break;
+			keys.add(call.key);
 			count++;
 		}
 		const batch = lane.queue.slice(0, count);
 		lane.queue = lane.queue.slice(count);
 		this.#waiting -= count;
-		// The same order in every batch, against deadlocks; equal keys stay as they came.
+		// The same order in every batch, against deadlocks.
 		return batch.sort((a, b) => (a.call.key < b.call.key ? -1 : a.call.key > b.call.key ? 1 : 0));
 	}
 
@@ -135,7 +139,13 @@ export class Batches {
 				const calls = left.map(({ call: { method, args, lease } }) => ({ method, args, fence: lease }));
 				const answers = await this.#rpc.call(this.#options.name, { calls }, { timeoutMs: this.#options.timeoutMs });
 				this.#breaker.succeeded();
-				left = settle(left, answers as Answer[]);
+				const busy = settle(left, answers as Answer[]);
+				if (left.length > 1) {
+					// Others want the same rows in another order. Alone each of them holds nothing while it waits.
+					for (const one of busy) await this.#send([one]);
+					return;
+				}
+				left = busy;
 				failure = new DistroError('unavailable', 'the metadata database is busy', { retryAfterMs: 1_000 });
 			} catch (error) {
 				failure = asDistroError(error);
