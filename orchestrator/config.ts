@@ -18,6 +18,8 @@ import { createFileDurably } from '../platform/files.ts';
 
 export interface OrchestratorConfig {
 	readonly dataDir: string;
+	/** Where the metadata is kept; null: in a file in `dataDir`. */
+	readonly supabase: SupabaseAddress | null;
 	readonly name: string;
 	readonly tlsDir: string;
 	readonly httpHost: string;
@@ -37,17 +39,22 @@ export interface OrchestratorConfig {
 	readonly logLevel: string;
 }
 
+/** A Supabase project and its service-role (secret) key, which is asked for anew for every request. */
+export interface SupabaseAddress {
+	readonly url: string;
+	readonly key: () => string;
+}
+
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
 	const reader = new EnvReader(env);
 	const dataDir = reader.text('DATA_DIR', './data');
 	const given = reader.secret('MASTER_KEY');
-	if (reader.optional('SUPABASE_URL') !== null) {
-		reader.mistake('SUPABASE_URL is set, and this release keeps metadata in SQLite only: unset it');
-	}
+	const supabase = readSupabase(reader);
 	const shared = {
 		dataDir,
+		supabase,
 		name: reader.text('NAME', 'orchestrator-1'),
 		tlsDir: reader.text('TLS_DIR', join(dataDir, 'tls')),
 		httpHost: reader.text('HTTP_HOST', '127.0.0.1'),
@@ -78,6 +85,19 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 }
 
 export const METADATA_FILE = 'metadata.db';
+
+function readSupabase(reader: EnvReader): SupabaseAddress | null {
+	const url = reader.optional('SUPABASE_URL');
+	const key = reader.secretSource('SUPABASE_KEY');
+	if (url !== null && key !== null) return { url, key };
+	if (url !== null)
+		reader.mistake(
+			'SUPABASE_URL is set and SUPABASE_KEY is not: give the service-role (secret) key, or SUPABASE_KEY_FILE',
+		);
+	if (key !== null)
+		reader.mistake('SUPABASE_KEY is set and SUPABASE_URL is not: set both, or neither (metadata in SQLite)');
+	return null;
+}
 
 /** Without MASTER_KEY: the one in the data folder, made once. */
 function keptMasterKey(dataDir: string, random: Random): { text: string; made: string | null } {

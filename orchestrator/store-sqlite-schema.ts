@@ -191,6 +191,7 @@ export function openMetadataDatabase(path: string): DatabaseSync {
 		`);
 		migrate(db, path);
 		freeClaims(db);
+		endLeases(db);
 		return db;
 	} catch (thrown) {
 		db?.close();
@@ -235,4 +236,9 @@ function storedVersion(db: DatabaseSync): number {
 /** Nobody else writes here, so a claim without an intent belonged to a request that ended with its process. */
 function freeClaims(db: DatabaseSync): void {
 	db.exec('DELETE FROM idempotency WHERE object_id IS NULL AND upload_id NOT IN (SELECT upload_id FROM intents)');
+}
+
+/** In the same way: whoever held them is gone. */
+function endLeases(db: DatabaseSync): void {
+	db.exec('UPDATE leases SET ends_at_ms = 0');
 }

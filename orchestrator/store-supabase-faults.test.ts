@@ -5,17 +5,19 @@
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ClusterId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
+import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 import type { Finding, IntendedShard, MetadataStore, RepairItem } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
 
+const world = { clock: realClock, random: seededRandom('supabase') };
 let supabase: TestSupabase;
 let net: FaultyFetch;
 let store: MetadataStore;
 
-const open = () => openSupabaseStore({ url: supabase.url, key: () => supabase.key, fetch: net.fetch });
+const open = () => openSupabaseStore({ ...world, url: supabase.url, key: () => supabase.key, fetch: net.fetch });
 
 beforeAll(async () => {
 	supabase = await startSupabase();

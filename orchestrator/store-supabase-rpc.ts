@@ -8,12 +8,7 @@
 
 import { createClient } from '@supabase/supabase-js';
 import { DistroError } from '../core/errors.ts';
-
-export interface SupabaseAddress {
-	readonly url: string;
-	/** Read for every call: keys are rotated while a process runs. */
-	readonly key: () => string;
-}
+import type { SupabaseAddress } from './config.ts';
 
 export type Fetch = typeof globalThis.fetch;
 

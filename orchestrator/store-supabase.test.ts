@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { DistroError } from '../core/errors.ts';
 import type { UploadId, WorkerId } from '../core/ids.ts';
 import { migrate } from '../hack/migrate.ts';
+import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { describeMetadataStore } from './store.contract.ts';
@@ -12,6 +13,7 @@ import type { MetadataStore } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
 import { SCHEMA_VERSION } from './store-supabase-schema.ts';
 
+const world = { clock: realClock, random: seededRandom('supabase') };
 let supabase: TestSupabase;
 beforeAll(async () => {
 	supabase = await startSupabase();
@@ -20,7 +22,7 @@ afterAll(() => supabase?.remove());
 
 describeMetadataStore('supabase', async () => {
 	await supabase.clear();
-	const open = () => openSupabaseStore({ url: supabase.url, key: () => supabase.key });
+	const open = () => openSupabaseStore({ ...world, url: supabase.url, key: () => supabase.key });
 	let store = await open();
 	return {
 		store,
@@ -41,7 +43,7 @@ describe('batches', () => {
 	beforeEach(async () => {
 		await supabase.clear();
 		net = faultyFetch();
-		store = await openSupabaseStore({ url: supabase.url, key: () => supabase.key, fetch: net.fetch });
+		store = await openSupabaseStore({ ...world, url: supabase.url, key: () => supabase.key, fetch: net.fetch });
 		net.takeCount();
 	});
 	afterEach(() => store.close());
@@ -143,7 +145,7 @@ describe('who may do what', () => {
 describe('opening says in one sentence what is wrong, never the key', () => {
 	const refusal = async (options: { url?: string; key?: string }): Promise<DistroError> => {
 		const key = options.key ?? supabase.key;
-		const error = await openSupabaseStore({ url: options.url ?? supabase.url, key: () => key }).then(
+		const error = await openSupabaseStore({ ...world, url: options.url ?? supabase.url, key: () => key }).then(
 			() => null,
 			(thrown: unknown) => thrown as DistroError,
 		);
@@ -168,7 +170,9 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 	});
 
 	test.each(['', 'two words', 'line\nbreak', 'ключ'])('a key that is none: %j', async (key) => {
-		const error = await openSupabaseStore({ url: supabase.url, key: () => key }).catch((thrown: unknown) => thrown);
+		const error = await openSupabaseStore({ ...world, url: supabase.url, key: () => key }).catch(
+			(thrown: unknown) => thrown,
+		);
 		expect(error).toMatchObject({ kind: 'invalid', message: expect.stringContaining('SUPABASE_KEY') });
 		if (key !== '') expect((error as Error).message).not.toContain(key);
 	});
@@ -204,7 +208,7 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 	test('not migrated, half migrated, migrated by a newer release', async () => {
 		const empty = await startSupabase({ migrated: false });
 		try {
-			const options = { url: empty.url, key: () => empty.key };
+			const options = { ...world, url: empty.url, key: () => empty.key };
 			const sentence = expect.stringContaining('make migrate');
 			await expect(openSupabaseStore(options)).rejects.toMatchObject({ kind: 'unsupported', message: sentence });
 			expect(await migrate(empty.postgresUrl)).toHaveLength(5);
@@ -237,7 +241,7 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 
 	test('a key that is revoked later: 503, and the new one is taken without a restart', async () => {
 		let key = supabase.key;
-		const store = await openSupabaseStore({ url: supabase.url, key: () => key });
+		const store = await openSupabaseStore({ ...world, url: supabase.url, key: () => key });
 		key = 'sb_secret_0123456789abcdefghij';
 		const refused = await store.counts().catch((thrown: unknown) => thrown);
 		expect(refused).toMatchObject({ kind: 'unavailable', retryAfterMs: expect.any(Number) });

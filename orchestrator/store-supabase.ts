@@ -10,7 +10,6 @@ import { DistroError } from '../core/errors.ts';
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Clock, Random } from '../core/ports.ts';
-import { systemClock, systemRandom } from '../platform/clock.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -55,9 +54,9 @@ export interface SupabaseStoreOptions {
 	readonly url: string;
 	/** A service-role (secret) key. Asked for every request. */
 	readonly key: () => string;
+	readonly clock: Clock;
+	readonly random: Random;
 	readonly fetch?: Fetch;
-	readonly clock?: Clock;
-	readonly random?: Random;
 	readonly groupCommit?: boolean;
 }
 
@@ -90,7 +89,7 @@ class SupabaseMetadataStore implements MetadataStore {
 	readonly #random: Random;
 
 	constructor(rpc: SupabaseRpc, options: SupabaseStoreOptions) {
-		const { clock = systemClock, random = systemRandom } = options;
+		const { clock, random } = options;
 		const sizes = options.groupCommit === false ? SINGLE : GROUPED;
 		const deps = { rpc, breaker: new Breaker({ clock, random }), clock, random };
 		this.#writes = new Batches(deps, { name: 'distro_write', ...sizes.write });
