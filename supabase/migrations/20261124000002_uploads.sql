@@ -205,8 +205,9 @@ declare
 begin
 	for named in
 		with gone as (delete from distro.intent_shards where upload_id = upload returning shard_id, worker_id)
+		-- Counted one by one: as an anti-join it would be planned as a scan of all placements while there are few of them.
 		select gone.shard_id, gone.worker_id from gone
-			where not exists (select from distro.placements p where p.shard_id = gone.shard_id)
+			where (select count(*) from distro.placements p where p.shard_id = gone.shard_id) = 0
 			order by gone.shard_id
 	loop
 		perform distro.queue_deletion(named.shard_id, named.worker_id, now_ms);

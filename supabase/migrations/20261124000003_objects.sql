@@ -105,7 +105,7 @@ create function distro.deletions_done(args jsonb) returns jsonb language plpgsql
 begin
 	delete from distro.deletions
 		where worker_id = (args->>'workerId')::uuid
-			and shard_id in (select shard::uuid from jsonb_array_elements_text(args->'shardIds') shard);
+			and shard_id = any (array(select shard::uuid from jsonb_array_elements_text(args->'shardIds') shard));
 	return null;
 end $$;
 
