@@ -80,7 +80,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		throw new DistroError('invalid', `DATA_DIR ${dataDir} can't be used: ${(cause as Error).message}`, { cause });
 	}
 	if (master !== null) return { ...shared, master, masterKeyMade: null };
-	const kept = keptMasterKey(dataDir, random);
+	const kept = keptMasterKey({ dataDir, beyondFolder: supabase !== null }, random);
 	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
 }
 
@@ -99,8 +99,11 @@ function readSupabase(reader: EnvReader): SupabaseAddress | null {
 	return null;
 }
 
-/** Without MASTER_KEY: the one in the data folder, made once. */
-function keptMasterKey(dataDir: string, random: Random): { text: string; made: string | null } {
+/** Without MASTER_KEY: the one in the data folder, made once; not where the metadata is beyond that folder. */
+function keptMasterKey(
+	{ dataDir, beyondFolder }: { dataDir: string; beyondFolder: boolean },
+	random: Random,
+): { text: string; made: string | null } {
 	const path = join(dataDir, 'master.key');
 	if (existsSync(path)) return { text: readFileSync(path, 'utf8'), made: null };
 	if (existsSync(join(dataDir, METADATA_FILE))) {
@@ -108,6 +111,12 @@ function keptMasterKey(dataDir: string, random: Random): { text: string; made: s
 		throw new DistroError(
 			'denied',
 			`${dataDir} has metadata and no master.key: restore that file, or set MASTER_KEY to the key that was used; nothing was changed`,
+		);
+	}
+	if (beyondFolder) {
+		throw new DistroError(
+			'denied',
+			'with SUPABASE_URL every orchestrator needs the same MASTER_KEY (64 hexadecimal digits, openssl rand -hex 32): set it, or MASTER_KEY_FILE',
 		);
 	}
 	const text = random.bytes(32).toString('hex');

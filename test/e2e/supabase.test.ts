@@ -7,18 +7,20 @@ import { startCluster, type TestCluster, until } from '../support/cluster.ts';
 import { startSupabase, type TestSupabase } from '../support/supabase.ts';
 
 const random = seededRandom('supabase');
+const MASTER = random.bytes(32).toString('hex');
 let supabase: TestSupabase;
 let c: TestCluster;
 
 beforeAll(async () => {
 	supabase = await startSupabase();
-	c = await startCluster({ env: { SUPABASE_URL: supabase.url, SUPABASE_KEY: supabase.key } });
+	c = await startCluster({ env: environment() });
 });
 afterAll(async () => {
 	await c?.remove();
 	await supabase?.remove();
 });
 
+const environment = () => ({ MASTER_KEY: MASTER, SUPABASE_URL: supabase.url, SUPABASE_KEY: supabase.key });
 const statusOf = async (path: string) => (await fetch(`${c.http}${path}`)).status;
 
 const workersReady = () =>
@@ -80,8 +82,9 @@ describe('a cluster on Supabase', () => {
 
 	test('with a wrong key it does not start, and says so in one sentence', async () => {
 		const key = 'sb_secret_0123456789abcdefghij';
-		const env = { SUPABASE_URL: supabase.url, SUPABASE_KEY: key };
-		const failed = await startCluster({ workers: 1, env }).catch((error: unknown) => error as Error);
+		const failed = await startCluster({ workers: 1, env: { ...environment(), SUPABASE_KEY: key } }).catch(
+			(error: unknown) => error as Error,
+		);
 		const { message } = failed as Error;
 		expect(message).toContain('SUPABASE_KEY is refused');
 		expect(message).not.toContain(key);
