@@ -9,6 +9,7 @@ import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { describeMetadataStore } from './store.contract.ts';
 import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
+import { compareHistories } from './store.histories.ts';
 import type { MetadataStore } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
 import { SCHEMA_VERSION } from './store-supabase-schema.ts';
@@ -105,6 +106,29 @@ describe('batches', () => {
 		expect(await claim('lost', make.id<UploadId>(), NOW_MS + 600_000)).toEqual({ state: 'claimed' });
 		expect(await claim('begun', make.id<UploadId>(), NOW_MS + 600_000)).toEqual({ state: 'running' });
 	});
+});
+
+test('random histories: Supabase answers as the reference does', { timeout: 120_000 }, async () => {
+	const open = async () => {
+		await supabase.clear();
+		const store = await openSupabaseStore({ ...world, url: supabase.url, key: () => supabase.key });
+		const check = async () => {
+			const [wrong] = await supabase.sql`
+				SELECT (SELECT count(*)::int FROM distro.placements JOIN distro.deletions USING (shard_id)) AS placed_and_deleted,
+					(SELECT count(*)::int FROM distro.findings
+						WHERE shard_id NOT IN (SELECT shard_id FROM distro.placements)) AS findings,
+					(SELECT count(*)::int FROM distro.intent_shards
+						WHERE upload_id NOT IN (SELECT upload_id FROM distro.intents)) AS named,
+					(SELECT count(*)::int FROM distro.repairs r JOIN distro.segments s USING (object_no, segment)
+						WHERE spares <> n - k - (SELECT count(*) FROM distro.repairs
+							WHERE object_no = r.object_no AND segment = r.segment)) AS spares,
+					(SELECT count(*) FROM distro.objects) - (SELECT sum(objects) FROM distro.totals) AS objects,
+					(SELECT count(*) FROM distro.deletions) - (SELECT sum(deletions) FROM distro.totals) AS deletions`;
+			expect(Object.values(wrong ?? {}).map(Number)).toEqual([0, 0, 0, 0, 0, 0]);
+		};
+		return { store, check };
+	};
+	await compareHistories(open, { runs: 12 });
 });
 
 describe('who may do what', () => {
