@@ -13,7 +13,7 @@ import type { Lease } from './store.ts';
 import { storeClosed } from './store-rules.ts';
 import type { Breaker } from './store-supabase-breaker.ts';
 import { answerError } from './store-supabase-errors.ts';
-import { isPassing, type SupabaseRpc } from './store-supabase-rpc.ts';
+import { isPassing, type SupabaseRpc, TOO_LONG } from './store-supabase-rpc.ts';
 
 export interface BatchOptions {
 	/** The Postgres function that takes the batches. */
@@ -25,6 +25,8 @@ export interface BatchOptions {
 	readonly deadlineMs: number;
 	/** Of one round trip. */
 	readonly timeoutMs: number;
+	/** Where a call goes on that alone takes too long here. */
+	readonly slow?: Batches;
 }
 
 export interface StoreCall {
@@ -149,10 +151,16 @@ export class Batches {
 				failure = new DistroError('unavailable', 'the metadata database is busy', { retryAfterMs: 1_000 });
 			} catch (error) {
 				failure = asDistroError(error);
-				if (isDatabaseAway(failure)) this.#breaker.failed(startedMs);
+				const tooLong = failure.reason === TOO_LONG;
+				if (isDatabaseAway(failure) && !tooLong) this.#breaker.failed(startedMs);
 				else this.#breaker.succeeded();
-				if (!isDatabaseAway(failure) && left.length > 1) {
+				if (left.length > 1 && (tooLong || !isDatabaseAway(failure))) {
 					for (const one of left) await this.#send([one]);
+					return;
+				}
+				const { slow } = this.#options;
+				if (tooLong && slow !== undefined) {
+					for (const { call, resolve, reject } of left) slow.run(call).then(resolve, reject);
 					return;
 				}
 				failure = outward(failure);

@@ -4,7 +4,7 @@
  */
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { ClusterId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
+import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
@@ -303,6 +303,29 @@ describe('the database is away', () => {
 		// Whether the lost commit took effect or not: repeated it is one object.
 		await store.commit(upload.commit);
 		expect(await store.counts()).toMatchObject({ objects: 1, intents: 0, deletions: 0 });
+	});
+
+	test('a call that takes too long for a batch goes on alone, and those beside it do not wait', {
+		timeout: 60_000,
+	}, async () => {
+		const [large, ...others] = await Promise.all(Array.from({ length: 6 }, () => make.store(store, workers)));
+		await supabase.sql.unsafe(`
+			CREATE FUNCTION chaos.dawdle() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+			BEGIN
+				IF OLD.object_id = '${large?.objectId}' THEN PERFORM pg_sleep(4.5); END IF;
+				RETURN OLD;
+			END $$;
+			CREATE TRIGGER dawdle BEFORE DELETE ON distro.objects FOR EACH ROW EXECUTE FUNCTION chaos.dawdle()`);
+		try {
+			const slow = store.deleteObject(large?.objectId as ObjectId, NOW_MS);
+			const results = await Promise.all(others.map(({ objectId }) => store.deleteObject(objectId, NOW_MS)));
+			expect(results).toEqual(others.map(() => true));
+			expect(await store.object(large?.objectId as ObjectId)).not.toBeNull();
+			expect(await slow).toBe(true);
+		} finally {
+			await supabase.sql.unsafe('DROP FUNCTION chaos.dawdle() CASCADE');
+		}
+		expect(await store.counts()).toMatchObject({ objects: 0, deletions: 36 });
 	});
 
 	test('a lock that somebody else holds delays its own calls only', async () => {

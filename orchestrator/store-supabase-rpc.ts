@@ -12,6 +12,9 @@ import type { SupabaseAddress } from './config.ts';
 
 export type Fetch = typeof globalThis.fetch;
 
+/** `reason` of a `timeout` that the database itself set. */
+export const TOO_LONG = 'too_long';
+
 /** Where Supabase's gateway puts PostgREST. A PostgREST of one's own has it at the root. */
 const GATEWAY_PATH = '/rest/v1/rpc/';
 
@@ -100,6 +103,9 @@ export class SupabaseRpc {
 		if (status === 401 || status === 403) {
 			return new DistroError('denied', `SUPABASE_KEY is refused by ${this.#host}: it is wrong or was revoked`);
 		}
+		if (code === '57014') {
+			return new DistroError('timeout', 'the metadata database took too long', { reason: TOO_LONG });
+		}
 		if (isPassing(status, code)) {
 			return new DistroError(
 				'unavailable',
@@ -122,7 +128,8 @@ export class SupabaseRpc {
 /** SQLSTATEs and PostgREST codes of a database that is away, starting, full of connections or too slow just now. */
 export function isPassing(status: number, code: string): boolean {
 	const away = /^(08|53|57|PGRST00)/.test(code) || ['40001', '40P01', '55P03'].includes(code);
-	return away || [408, 429, 502, 503, 504, 520, 521, 522, 523, 524].includes(status);
+	// What stands before the database has codes of its own, and gives no other.
+	return away || [408, 429, 502, 503, 504].includes(status) || (status >= 500 && code === '');
 }
 
 function parseUrl(text: string): URL {

@@ -139,12 +139,15 @@ describe('who may do what', () => {
 			...(body === null ? {} : { body: JSON.stringify(body) }),
 		});
 
-	test.each(['distro_write', 'distro_read', 'distro_schema'])('%s is for the service role only', async (name) => {
-		const body = name === 'distro_schema' ? {} : { calls: [] };
-		expect((await request(`rpc/${name}`, supabase.key, body)).status).toBe(200);
-		expect((await request(`rpc/${name}`, supabase.anonKey, body)).ok).toBe(false);
-		expect((await request(`rpc/${name}`, null, body)).ok).toBe(false);
-	});
+	test.each(['distro_write', 'distro_write_long', 'distro_read', 'distro_schema'])(
+		'%s is for the service role only',
+		async (name) => {
+			const body = name === 'distro_schema' ? {} : { calls: [] };
+			expect((await request(`rpc/${name}`, supabase.key, body)).status).toBe(200);
+			expect((await request(`rpc/${name}`, supabase.anonKey, body)).ok).toBe(false);
+			expect((await request(`rpc/${name}`, null, body)).ok).toBe(false);
+		},
+	);
 
 	test('tables are not exposed, have row-level security and no policies; inner functions are closed', async () => {
 		for (const key of [supabase.key, supabase.anonKey]) {

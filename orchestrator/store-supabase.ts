@@ -44,6 +44,9 @@ const GROUPED = {
 	write: { lanes: 2, maxCalls: 60, deadlineMs: 10_000, timeoutMs: 5_000 },
 	read: { lanes: 4, maxCalls: 60, deadlineMs: 5_000, timeoutMs: 2_500 },
 };
+/** One call that has very many rows. */
+const SLOW = { name: 'distro_write_long', lanes: 2, maxCalls: 1, deadlineMs: 180_000, timeoutMs: 120_000 };
+const SLOW_CHARS = 1 << 20;
 /** One call a request: what the benchmark compares with. */
 const SINGLE = {
 	write: { ...GROUPED.write, lanes: 32, maxCalls: 1 },
@@ -86,13 +89,15 @@ class SupabaseMetadataStore implements MetadataStore {
 	readonly #writes: Batches;
 	readonly #reads: Batches;
 	readonly #leases: Batches;
+	readonly #slow: Batches;
 	readonly #random: Random;
 
 	constructor(rpc: SupabaseRpc, options: SupabaseStoreOptions) {
 		const { clock, random } = options;
 		const sizes = options.groupCommit === false ? SINGLE : GROUPED;
 		const deps = { rpc, breaker: new Breaker({ clock, random }), clock, random };
-		this.#writes = new Batches(deps, { name: 'distro_write', ...sizes.write });
+		this.#slow = new Batches(deps, SLOW);
+		this.#writes = new Batches(deps, { name: 'distro_write', ...sizes.write, slow: this.#slow });
 		this.#reads = new Batches(deps, { name: 'distro_read', ...sizes.read });
 		// A renewal waits for writes under that lease: it must not hold any other row meanwhile.
 		this.#leases = new Batches(deps, { name: 'distro_write', ...sizes.write, lanes: 1 });
@@ -101,7 +106,7 @@ class SupabaseMetadataStore implements MetadataStore {
 
 	async #write(call: StoreCall, subject: Subject = {}): Promise<unknown> {
 		try {
-			return await this.#writes.run(call);
+			return await ((call.chars ?? 0) > SLOW_CHARS ? this.#slow : this.#writes).run(call);
 		} catch (error) {
 			if (error instanceof Refusal) throw refusalError(error, subject);
 			throw error;
@@ -322,5 +327,6 @@ class SupabaseMetadataStore implements MetadataStore {
 
 	async close(): Promise<void> {
 		await Promise.all([this.#writes.close(), this.#reads.close(), this.#leases.close()]);
+		await this.#slow.close();
 	}
 }
