@@ -102,7 +102,9 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 				await store.counts();
 				return { ok: true, reasons: [] };
 			} catch (error) {
-				return { ok: false, reasons: [`the metadata store does not answer: ${(error as Error).message}`] };
+				const { message, cause } = error as Error;
+				const why = cause instanceof DistroError ? `${message}: ${cause.message}` : message;
+				return { ok: false, reasons: [`the metadata store does not answer: ${why}`] };
 			}
 		},
 		metrics,

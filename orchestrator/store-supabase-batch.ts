@@ -207,13 +207,14 @@ function mayRepeat({ kind, reason }: DistroError): boolean {
 	return (kind === 'unavailable' && reason !== 'key_refused') || kind === 'timeout';
 }
 
-/** Whoever uploads can't help it that the database is slow or our key was revoked: all of that is 503 to them. */
-function outward(error: DistroError): DistroError {
-	const { kind, message } = error;
+/** Whoever uploads can't help it that our key was revoked: all of that is 503 to them. The cause is for the operator. */
+function outward(cause: DistroError): DistroError {
+	const { kind, message } = cause;
 	if (kind === 'unavailable' || kind === 'timeout')
 		return new DistroError('unavailable', message, { retryAfterMs: 1_000 });
-	if (kind === 'denied') return new DistroError('unavailable', message, { retryAfterMs: 5_000, reason: 'key_refused' });
-	return error;
+	if (kind !== 'denied') return cause;
+	const details = { retryAfterMs: 5_000, reason: 'key_refused', cause };
+	return new DistroError('unavailable', 'the metadata database refuses this orchestrator', details);
 }
 
 function hash(text: string): number {

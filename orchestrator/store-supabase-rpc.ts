@@ -82,11 +82,11 @@ export class SupabaseRpc {
 		const thrown = this.#thrown.get(signal);
 		if (thrown instanceof DistroError) return thrown;
 		if (signal.aborted) {
-			return new DistroError('timeout', `the metadata database at ${this.#host} did not answer within ${timeoutMs} ms`);
+			return new DistroError('timeout', `the metadata database did not answer within ${timeoutMs} ms`);
 		}
 		const { cause } = (thrown ?? {}) as { cause?: { code?: string } };
 		const code = cause?.code ?? 'no connection';
-		return new DistroError('unavailable', `the metadata database at ${this.#host} cannot be reached (${code})`);
+		return new DistroError('unavailable', `the metadata database cannot be reached (${code})`);
 	}
 
 	#refused(status: number, error: { code?: string | undefined; message?: string | undefined }): DistroError {
@@ -94,23 +94,20 @@ export class SupabaseRpc {
 		if (code === 'PGRST202') {
 			return new DistroError(
 				'unsupported',
-				`the database at ${this.#host} lacks what this release needs: migrate it (make migrate, or supabase db push)`,
+				`the metadata database lacks what this release needs: migrate it (make migrate, or supabase db push)`,
 			);
 		}
 		if (code === '42501') {
 			return new DistroError('denied', 'SUPABASE_KEY is not a service-role (secret) key: it may not use the metadata');
 		}
 		if (status === 401 || status === 403) {
-			return new DistroError('denied', `SUPABASE_KEY is refused by ${this.#host}: it is wrong or was revoked`);
+			return new DistroError('denied', 'SUPABASE_KEY is refused: it is wrong or was revoked');
 		}
 		if (code === '57014') {
 			return new DistroError('timeout', 'the metadata database took too long', { reason: TOO_LONG });
 		}
 		if (isPassing(status, code)) {
-			return new DistroError(
-				'unavailable',
-				`the metadata database at ${this.#host} is not available (${code || status})`,
-			);
+			return new DistroError('unavailable', `the metadata database is not available (${code || status})`);
 		}
 		// PostgREST and Postgres always give a code.
 		if (!/^(PGRST\w+|[0-9A-Z]{5})$/.test(code) || code === 'PGRST125') return this.#notSupabase(status);
