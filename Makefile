@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export NAME
 
-.PHONY: help setup build generate check test soak run start bench images image-check clean
+.PHONY: help setup build generate check test soak run start migrate bench images image-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ run: build ## One orchestrator and WORKERS=6 workers on this machine; Ctrl-C sto
 
 start: setup ## Start a process that went down again: make start NAME=worker-3
 	@npm run --silent start:one
+
+migrate: setup ## Apply supabase/migrations to the Postgres that SUPABASE_DB_URL names
+	@npm run --silent migrate
 
 bench: build ## Measure, and print the table
 	@npm run --silent bench -- $(ARGS)

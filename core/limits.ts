@@ -63,6 +63,8 @@ export const STREAM_IDLE_MS = 15 * 60_000;
 /** An upload's intent: after this without renewal its leftovers are collected. */
 export const INTENT_TTL_MS = 120_000;
 export const INTENT_RENEW_MS = 30_000;
+/** After a renewal that the metadata store was not there for. */
+export const INTENT_RENEW_AGAIN_MS = 5_000;
 
 /** A worker that has not accepted a put after this is replaced, or left out. */
 export const PUT_ACCEPT_MS = 1_000;

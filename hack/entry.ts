@@ -13,6 +13,7 @@ const ROLES = {
 	worker: { main: 'worker/main.ts', options: NODE_OPTIONS_OF.worker },
 	keys: { main: 'orchestrator/keys.ts', options: PLAIN },
 	init: { main: 'hack/init.ts', options: PLAIN },
+	migrate: { main: 'hack/migrate.ts', options: PLAIN },
 } as const;
 
 const [role = '', ...rest] = process.argv.slice(2);

@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemRandom } from '../platform/clock.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 
@@ -34,4 +34,29 @@ test('a DATA_DIR that can be none is one clear sentence', () => {
 	expect(() => read(join(folder, 'file', 'data'))).toThrow(
 		expect.objectContaining({ kind: 'invalid', message: expect.stringContaining("can't be used") }),
 	);
+});
+
+describe('Supabase', () => {
+	const base = { MASTER_KEY: 'ab'.repeat(32), SUPABASE_URL: 'https://abc.supabase.co' };
+	const config = (env: NodeJS.ProcessEnv) => readConfig({ DATA_DIR: folder, ...env }, systemRandom);
+
+	test('address and key, or neither', () => {
+		const { supabase } = config({ ...base, SUPABASE_KEY: 'sb_secret_x' });
+		expect([supabase?.url, supabase?.key()]).toEqual([base.SUPABASE_URL, 'sb_secret_x']);
+		expect(config({ MASTER_KEY: base.MASTER_KEY }).supabase).toBeNull();
+		expect(() => config(base)).toThrow(/SUPABASE_KEY is not/);
+		expect(() => config({ MASTER_KEY: base.MASTER_KEY, SUPABASE_KEY: 'sb_secret_x' })).toThrow(/SUPABASE_URL is not/);
+	});
+
+	test('the key may be in a file', () => {
+		const file = join(folder, 'key');
+		writeFileSync(file, 'sb_secret_file\n');
+		expect(config({ ...base, SUPABASE_KEY_FILE: file }).supabase?.key()).toBe('sb_secret_file');
+	});
+
+	test('a master key is not made: all orchestrators must have the same', () => {
+		const env = { SUPABASE_URL: base.SUPABASE_URL, SUPABASE_KEY: 'sb_secret_x' };
+		expect(() => config(env)).toThrow(/same MASTER_KEY/);
+		expect(readdirSync(folder)).toEqual([]);
+	});
 });

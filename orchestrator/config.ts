@@ -18,6 +18,8 @@ import { createFileDurably } from '../platform/files.ts';
 
 export interface OrchestratorConfig {
 	readonly dataDir: string;
+	/** Where the metadata is kept; null: in a file in `dataDir`. */
+	readonly supabase: SupabaseAddress | null;
 	readonly name: string;
 	readonly tlsDir: string;
 	readonly httpHost: string;
@@ -37,17 +39,22 @@ export interface OrchestratorConfig {
 	readonly logLevel: string;
 }
 
+/** A Supabase project and its service-role (secret) key, which is asked for anew for every request. */
+export interface SupabaseAddress {
+	readonly url: string;
+	readonly key: () => string;
+}
+
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
 	const reader = new EnvReader(env);
 	const dataDir = reader.text('DATA_DIR', './data');
 	const given = reader.secret('MASTER_KEY');
-	if (reader.optional('SUPABASE_URL') !== null) {
-		reader.mistake('SUPABASE_URL is set, and this release keeps metadata in SQLite only: unset it');
-	}
+	const supabase = readSupabase(reader);
 	const shared = {
 		dataDir,
+		supabase,
 		name: reader.text('NAME', 'orchestrator-1'),
 		tlsDir: reader.text('TLS_DIR', join(dataDir, 'tls')),
 		httpHost: reader.text('HTTP_HOST', '127.0.0.1'),
@@ -73,14 +80,30 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		throw new DistroError('invalid', `DATA_DIR ${dataDir} can't be used: ${(cause as Error).message}`, { cause });
 	}
 	if (master !== null) return { ...shared, master, masterKeyMade: null };
-	const kept = keptMasterKey(dataDir, random);
+	const kept = keptMasterKey({ dataDir, beyondFolder: supabase !== null }, random);
 	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
 }
 
 export const METADATA_FILE = 'metadata.db';
 
-/** Without MASTER_KEY: the one in the data folder, made once. */
-function keptMasterKey(dataDir: string, random: Random): { text: string; made: string | null } {
+function readSupabase(reader: EnvReader): SupabaseAddress | null {
+	const url = reader.optional('SUPABASE_URL');
+	const key = reader.secretSource('SUPABASE_KEY');
+	if (url !== null && key !== null) return { url, key };
+	if (url !== null)
+		reader.mistake(
+			'SUPABASE_URL is set and SUPABASE_KEY is not: give the service-role (secret) key, or SUPABASE_KEY_FILE',
+		);
+	if (key !== null)
+		reader.mistake('SUPABASE_KEY is set and SUPABASE_URL is not: set both, or neither (metadata in SQLite)');
+	return null;
+}
+
+/** Without MASTER_KEY: the one in the data folder, made once; not where the metadata is beyond that folder. */
+function keptMasterKey(
+	{ dataDir, beyondFolder }: { dataDir: string; beyondFolder: boolean },
+	random: Random,
+): { text: string; made: string | null } {
 	const path = join(dataDir, 'master.key');
 	if (existsSync(path)) return { text: readFileSync(path, 'utf8'), made: null };
 	if (existsSync(join(dataDir, METADATA_FILE))) {
@@ -88,6 +111,12 @@ function keptMasterKey(dataDir: string, random: Random): { text: string; made: s
 		throw new DistroError(
 			'denied',
 			`${dataDir} has metadata and no master.key: restore that file, or set MASTER_KEY to the key that was used; nothing was changed`,
+		);
+	}
+	if (beyondFolder) {
+		throw new DistroError(
+			'denied',
+			'with SUPABASE_URL every orchestrator needs the same MASTER_KEY (64 hexadecimal digits, openssl rand -hex 32): set it, or MASTER_KEY_FILE',
 		);
 	}
 	const text = random.bytes(32).toString('hex');

@@ -7,13 +7,16 @@ import { asDistroError, type DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
-import type { MetadataStore } from './store.ts';
+import type { ExclusiveJob } from './leases.ts';
+import type { Lease, MetadataStore } from './store.ts';
 import type { WorkerRegistry } from './workers.ts';
 
 export interface Job {
 	readonly name: string;
 	/** One step; answers how many milliseconds to wait before the next (0: at once). */
 	step(signal: AbortSignal): Promise<number>;
+	/** Once, after the last step. */
+	ended?(): Promise<void>;
 }
 
 export interface RunningJobs {
@@ -38,6 +41,7 @@ export function runJobs(
 			}
 			await pause(options.clock, waitMs, stopping.signal);
 		}
+		await job.ended?.().catch((error) => options.onFailed(job.name, asDistroError(error)));
 	});
 	return {
 		stop: async () => {
@@ -67,11 +71,11 @@ const EXPIRE_BATCH = 100;
 const EXPIRE_EVERY_MS = 5_000;
 
 /** Gives up intents whose uploads are gone: their shards go to the delete queue. */
-export function expireIntentsJob(deps: { store: MetadataStore; clock: Clock }): Job {
+export function expireIntentsJob(deps: { store: MetadataStore; clock: Clock }): ExclusiveJob {
 	return {
 		name: 'expire-intents',
-		step: async () => {
-			const expired = await deps.store.expireIntents(deps.clock.nowMs(), EXPIRE_BATCH);
+		step: async (_signal, lease) => {
+			const expired = await deps.store.expireIntents(deps.clock.nowMs(), EXPIRE_BATCH, lease);
 			return expired === EXPIRE_BATCH ? 0 : EXPIRE_EVERY_MS;
 		},
 	};
@@ -87,26 +91,26 @@ export function deletionsJob(deps: {
 	workers: WorkerRegistry;
 	transport: GrpcShardTransport;
 	onDeleted: (count: number) => void;
-}): Job {
+}): ExclusiveJob {
 	const { store, workers, transport } = deps;
-	const deleteOn = async (workerId: WorkerId): Promise<boolean> => {
+	const deleteOn = async (workerId: WorkerId, lease: Lease): Promise<boolean> => {
 		const worker = workers.ref(workerId);
 		if (worker === null) return false;
 		const shardIds = await store.deletions(workerId, DELETE_BATCH);
 		if (shardIds.length === 0) return false;
 		await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS });
-		await store.deletionsDone(workerId, shardIds);
+		await store.deletionsDone(workerId, shardIds, lease);
 		deps.onDeleted(shardIds.length);
 		return shardIds.length === DELETE_BATCH;
 	};
 	return {
 		name: 'deletions',
-		step: async () => {
+		step: async (_signal, lease) => {
 			const { deletions } = await store.counts();
 			if (deletions === 0) return DELETE_EVERY_MS;
 			const ready = workers.rows().filter(({ state }) => state === 'ready');
 			// One slow worker must not hold up the others' queues.
-			const results = await Promise.allSettled(ready.map(({ row }) => deleteOn(row.workerId)));
+			const results = await Promise.allSettled(ready.map(({ row }) => deleteOn(row.workerId, lease)));
 			const failed = results.find((result) => result.status === 'rejected');
 			if (failed !== undefined) throw failed.reason;
 			return results.some((result) => result.status === 'fulfilled' && result.value) ? 0 : DELETE_EVERY_MS;

@@ -16,13 +16,16 @@ import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
-import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
+import { deletionsJob, expireIntentsJob, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
+import { type ExclusiveJob, exclusive } from './leases.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import type { ClusterView } from './objects.types.ts';
 import { repairDue } from './repair.ts';
 import { addClusterService } from './service.ts';
+import type { MetadataStore } from './store.ts';
+import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { WorkerRegistry } from './workers.ts';
 
@@ -41,13 +44,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const clock = systemClock;
 	const random = systemRandom;
 
-	const store = await openSqliteStore({
-		path: join(config.dataDir, METADATA_FILE),
-		onFailed: (error) => {
-			log.error({ err: error }, 'the metadata store failed');
-			lifecycle.stop('the metadata store failed');
-		},
-	});
+	const store = await openStore();
 	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
 	const workers = new WorkerRegistry({
 		store,
@@ -105,7 +102,9 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 				await store.counts();
 				return { ok: true, reasons: [] };
 			} catch (error) {
-				return { ok: false, reasons: [`the metadata store does not answer: ${(error as Error).message}`] };
+				const { message, cause } = error as Error;
+				const why = cause instanceof DistroError ? `${message}: ${cause.message}` : message;
+				return { ok: false, reasons: [`the metadata store does not answer: ${why}`] };
 			}
 		},
 		metrics,
@@ -115,6 +114,21 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	await http.listen({ host: config.httpHost, port: config.httpPort }).catch((error: Error) => {
 		throw new DistroError('invalid', `HTTP_PORT ${config.httpPort}: can't listen: ${error.message}`);
 	});
+
+	async function openStore(): Promise<MetadataStore> {
+		if (config.supabase === null) {
+			return openSqliteStore({
+				path: join(config.dataDir, METADATA_FILE),
+				onFailed: (error) => {
+					log.error({ err: error }, 'the metadata store failed');
+					lifecycle.stop('the metadata store failed');
+				},
+			});
+		}
+		// Loaded only where it is used: it costs memory.
+		const { openSupabaseStore } = await import('./store-supabase.ts');
+		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
+	}
 
 	async function clusterView(): Promise<ClusterView> {
 		const counts = await store.counts();
@@ -149,11 +163,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		};
 	}
 
-	const repairJob: Job = {
+	const repairJob: ExclusiveJob = {
 		name: 'repair',
-		step: async (signal) => {
+		step: async (signal, lease) => {
 			const repaired = await repairDue(deps, {
 				signal,
+				lease,
 				onOutcome: (outcome, item, error) => {
 					metrics.repairs.inc({ outcome });
 					const fields = {
@@ -169,12 +184,15 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			return repaired > 0 ? 0 : REPAIR_IDLE_MS;
 		},
 	};
+	// Of several orchestrators one does each of them.
+	const holder = `${config.name} ${random.bytes(8).toString('hex')}`;
+	const exclusiveJobs = [
+		expireIntentsJob({ store, clock }),
+		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
+		repairJob,
+	];
 	const jobs = runJobs(
-		[
-			expireIntentsJob({ store, clock }),
-			deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
-			repairJob,
-		],
+		exclusiveJobs.map((job) => exclusive(job, { store, clock, holder })),
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),

@@ -47,13 +47,22 @@ export function createOrchestratorMetrics(deps: {
 			for (const { state } of workers.rows()) this.inc({ state });
 		},
 	});
+	const metadataUp = new Gauge({
+		name: 'distro_metadata_up',
+		help: 'Whether the metadata store answered when this was asked',
+		registers,
+	});
 	new Gauge({
 		name: 'distro_queue_length',
 		help: 'Objects stored, and items in the durable queues',
 		labelNames: ['queue'],
 		registers,
 		async collect() {
-			const { objects, intents, deletions, repairs } = await store.counts();
+			this.reset();
+			const counts = await store.counts().catch(() => null);
+			metadataUp.set(counts === null ? 0 : 1);
+			if (counts === null) return;
+			const { objects, intents, deletions, repairs } = counts;
 			for (const [queue, count] of Object.entries({ objects, intents, deletions, repairs })) this.set({ queue }, count);
 		},
 	});

@@ -24,7 +24,7 @@ import { backoffMs } from '../core/retry.ts';
 import { Gather } from '../core/transfer/gather.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { type ReadDeps, reportFinding, sourcesOf } from './download.ts';
-import type { RepairItem } from './store.ts';
+import type { Lease, RepairItem } from './store.ts';
 
 export interface RepairDeps extends ReadDeps {
 	readonly transport: ShardTransport & Pick<GrpcShardTransport, 'stat'>;
@@ -43,6 +43,7 @@ export async function repairDue(
 	deps: RepairDeps,
 	options: {
 		signal: AbortSignal;
+		lease?: Lease;
 		onOutcome: (outcome: 'repaired' | 'deferred', item: RepairItem, error: DistroError | null) => void;
 	},
 ): Promise<number> {
@@ -51,20 +52,25 @@ export async function repairDue(
 	for (const item of await store.repairs({ nowMs: clock.nowMs(), limit: BATCH })) {
 		if (options.signal.aborted) break;
 		try {
-			await repairShard(deps, item, options.signal);
+			await repairShard(deps, item, options);
 			repaired++;
 			options.onOutcome('repaired', item, null);
 		} catch (thrown) {
 			const error = asDistroError(thrown);
 			const waitMs = RETRY_BASE_MS + backoffMs(item.attempts, { baseMs: RETRY_BASE_MS, maxMs: RETRY_MAX_MS, random });
-			await store.deferRepair(item, clock.nowMs() + waitMs);
+			await store.deferRepair(item, clock.nowMs() + waitMs, options.lease);
 			options.onOutcome('deferred', item, error);
 		}
 	}
 	return repaired;
 }
 
-async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSignal): Promise<void> {
+async function repairShard(
+	deps: RepairDeps,
+	item: RepairItem,
+	options: { signal: AbortSignal; lease?: Lease },
+): Promise<void> {
+	const { signal, lease } = options;
 	const { store, workers, clock, random } = deps;
 	const [segment] = await store.segments(item.versionId, { fromSegment: item.segment, limit: 1 });
 	if (segment === undefined || segment.index !== item.segment || segment.encodingId !== item.encodingId) {
@@ -111,7 +117,7 @@ async function repairShard(deps: RepairDeps, item: RepairItem, signal: AbortSign
 		const stored = decodeTrailer(await deps.transport.stat(worker, shardId, { timeoutMs: STAT_TIMEOUT_MS }));
 		if (!stored.root.equals(root)) throw new DistroError('corrupt', 'the target keeps something else than was sent');
 		const placement = { shardIndex: item.shardIndex, workerId, shardId };
-		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId);
+		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId, lease);
 		if (before !== undefined) deps.findings.forget(before.shardId);
 	} catch (error) {
 		await store.abort(uploadId, clock.nowMs());

@@ -15,6 +15,7 @@ import type {
 	IdempotencyClaim,
 	IntendedShard,
 	IntentRow,
+	Lease,
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
@@ -27,6 +28,7 @@ import {
 	checkCommit,
 	cursorOf,
 	keyTaken,
+	leaseLost,
 	missingIndexes,
 	nameTaken,
 	neverNamed,
@@ -58,14 +60,18 @@ export class MemoryMetadata {
 	/** Oldest first. */
 	readonly repairs = new Map<string, RepairItem>();
 	readonly workers = new Map<WorkerId, WorkerRow>();
+	readonly leases = new Map<string, { readonly holder: string; readonly fencing: number; readonly endsAtMs: number }>();
 }
 
 export class MemoryMetadataStore implements MetadataStore {
 	readonly #data: MemoryMetadata;
+	/** The store's own clock: only leases ask it. */
+	readonly #nowMs: () => number;
 	#closed = false;
 
-	constructor(data = new MemoryMetadata()) {
+	constructor(data = new MemoryMetadata(), options: { nowMs?: () => number } = {}) {
 		this.#data = data;
+		this.#nowMs = options.nowMs ?? Date.now;
 	}
 
 	get #open(): MemoryMetadata {
@@ -179,8 +185,9 @@ export class MemoryMetadataStore implements MetadataStore {
 		data.intents.delete(uploadId);
 	}
 
-	async expireIntents(nowMs: number, limit: number): Promise<number> {
+	async expireIntents(nowMs: number, limit: number, lease?: Lease): Promise<number> {
 		const data = this.#open;
+		this.#check(lease);
 		const expired = (await this.intents(Number.POSITIVE_INFINITY)).filter(({ expiresAtMs }) => expiresAtMs <= nowMs);
 		for (const { uploadId } of expired.slice(0, limit)) await this.abort(uploadId, nowMs);
 		for (const [at, claim] of data.idempotency) if (claim.expiresAtMs <= nowMs) data.idempotency.delete(at);
@@ -255,8 +262,9 @@ export class MemoryMetadataStore implements MetadataStore {
 		return queue.slice(0, limit).map(([shardId]) => shardId);
 	}
 
-	async deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[]): Promise<void> {
+	async deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void> {
 		const { deletions } = this.#open;
+		this.#check(lease);
 		for (const shardId of shardIds) if (deletions.get(shardId) === workerId) deletions.delete(shardId);
 	}
 
@@ -308,14 +316,16 @@ export class MemoryMetadataStore implements MetadataStore {
 		return due.sort((a, b) => spares(a) - spares(b)).slice(0, options.limit);
 	}
 
-	async deferRepair(item: RepairItem, dueAtMs: number): Promise<void> {
+	async deferRepair(item: RepairItem, dueAtMs: number, lease?: Lease): Promise<void> {
 		const { repairs } = this.#open;
+		this.#check(lease);
 		const queued = repairs.get(itemKey(item));
 		if (queued !== undefined) repairs.set(itemKey(item), { ...queued, attempts: item.attempts + 1, dueAtMs });
 	}
 
-	async repairDone(done: RepairDone, uploadId: UploadId): Promise<void> {
+	async repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void> {
 		const data = this.#open;
+		this.#check(lease);
 		const { item, placement } = done;
 		if (data.placed.has(placement.shardId)) return;
 		const intent = this.#intent(uploadId);
@@ -355,6 +365,29 @@ export class MemoryMetadataStore implements MetadataStore {
 
 	async workers(): Promise<readonly WorkerRow[]> {
 		return [...this.#open.workers.values()].sort((a, b) => compare(a.name, b.name));
+	}
+
+	async acquireLease(name: string, options: { holder: string; ttlMs: number }): Promise<Lease | null> {
+		const { leases } = this.#open;
+		const { holder, ttlMs } = options;
+		const known = leases.get(name);
+		const lasts = known !== undefined && known.endsAtMs > this.#nowMs();
+		if (lasts && known.holder !== holder) return null;
+		const fencing = (known?.fencing ?? 0) + (lasts ? 0 : 1);
+		leases.set(name, { holder, fencing, endsAtMs: this.#nowMs() + ttlMs });
+		return { name, fencing };
+	}
+
+	async releaseLease({ name, fencing }: Lease): Promise<void> {
+		const { leases } = this.#open;
+		const known = leases.get(name);
+		if (known?.fencing === fencing) leases.set(name, { ...known, endsAtMs: 0 });
+	}
+
+	#check(lease: Lease | undefined): void {
+		if (lease === undefined) return;
+		const known = this.#data.leases.get(lease.name);
+		if (known?.fencing !== lease.fencing || known.endsAtMs <= this.#nowMs()) throw leaseLost(lease.name);
 	}
 
 	async close(): Promise<void> {

@@ -87,6 +87,16 @@ export function nameTaken(name: string): DistroError {
 	return new DistroError('exists', `another worker is called ${name}: give this one its own name`);
 }
 
+export function leaseLost(name: string): DistroError {
+	return new DistroError(
+		'expired',
+		`the lease ${name} has ended or went to another orchestrator: nothing was written`,
+		{
+			reason: 'lease_lost',
+		},
+	);
+}
+
 export function storeClosed(): DistroError {
 	return new DistroError('unavailable', 'the metadata store is closed');
 }

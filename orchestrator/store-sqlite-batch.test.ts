@@ -5,13 +5,12 @@
 
 import type { DatabaseSync } from 'node:sqlite';
 import { deserialize, serialize } from 'node:v8';
-import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { asDistroError, DistroError } from '../core/errors.ts';
-import type { ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
-import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import type { ShardId, UploadId, WorkerId } from '../core/ids.ts';
+import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
+import { compareHistories } from './store.histories.ts';
 import type { MetadataStore, RepairItem } from './store.ts';
-import { MemoryMetadataStore } from './store-memory.ts';
 import { type CallRunner, SqliteMetadataStore } from './store-sqlite.ts';
 import { answerReads, answerWrites, type Call, isRead, type MethodName } from './store-sqlite-batch.ts';
 import { openMetadataDatabase } from './store-sqlite-schema.ts';
@@ -246,133 +245,13 @@ async function beginRepair(store: MetadataStore, make: Fixtures, workers: readon
 	return { item, uploadId, placement: { shardIndex: item.shardIndex, ...shard } };
 }
 
-describe('random histories', () => {
-	const step = fc.record({
-		act: fc.constantFrom(
-			'begin',
-			'begin',
-			'begin',
-			'commit',
-			'commit',
-			'commit',
-			'commit',
-			'inline',
-			'abort',
-			'renew',
-			'expire',
-			'claim',
-			'delete',
-			'deletionsDone',
-			'finding',
-			'finding',
-			'finding',
-			'defer',
-			'repair',
-			'repair',
-		),
-		pick: fc.nat(1_000),
-		other: fc.nat(1_000),
-	});
-
-	test('SQLite answers as the reference does', async () => {
-		const property = fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 120 }), async (steps) => {
-			const { db, store: sqlite } = openInline();
-			const memory = new MemoryMetadataStore();
-			const make = new Fixtures('model');
-			const workers = Array.from({ length: 4 }, () => make.id<WorkerId>());
-			const uploads: Upload[] = [];
-			let nowMs = NOW_MS;
-			for (const { act, pick, other } of steps) {
-				nowMs += pick % 7;
-				const upload = uploads[pick % Math.max(1, uploads.length)];
-				// One list of calls for both stores: whatever is random is drawn before.
-				const fresh = make.upload(workers, {
-					segments: 1 + (other % 2),
-					k: 2,
-					n: 4,
-					missing: [[], [0], [1, 3]][other % 3] as number[],
-					nowMs,
-					...(other % 4 === 0 ? { idempotency: { key: `key ${other % 3}`, fingerprint: 'f' } } : {}),
-				});
-				const shardId = make.id<ShardId>();
-				const repairUploadId = make.id<UploadId>();
-				if (act === 'begin') uploads.push(fresh);
-				const inline = make.upload(workers, { segments: 0, nowMs });
-				const on = async (store: MetadataStore): Promise<unknown> => {
-					if (act === 'begin') return begin(store, fresh, nowMs + (other % 50));
-					if (act === 'inline') return store.commit(inline.commit);
-					if (act === 'expire') return store.expireIntents(nowMs, 1 + (other % 3));
-					if (upload === undefined) return null;
-					const shard = upload.shards[other % upload.shards.length] as (typeof upload.shards)[number];
-					const items = await store.repairs({ nowMs: NOW_MS * 2, limit: 100 });
-					const item = items[other % Math.max(1, items.length)];
-					switch (act) {
-						case 'commit':
-							return store.commit(upload.commit);
-						case 'abort':
-							return store.abort(upload.uploadId, nowMs);
-						case 'renew':
-							return store.renew(upload.uploadId, nowMs + 30);
-						case 'claim':
-							return store.claimIdempotency(
-								{
-									owner: 'owner',
-									key: `key ${other % 3}`,
-									fingerprint: 'f',
-									uploadId: upload.uploadId,
-									expiresAtMs: nowMs + 40,
-								},
-								nowMs,
-							);
-						case 'delete':
-							return store.deleteObject(upload.objectId, nowMs);
-						case 'deletionsDone':
-							return store.deletionsDone(shard.workerId, [shard.shardId]);
-						case 'finding':
-							return store.addFindings([{ ...shard, kind: 'corrupt', detail: `${other}`, foundAtMs: nowMs }]);
-						case 'defer':
-							return item === undefined ? null : store.deferRepair(item, nowMs + other);
-						case 'repair': {
-							if (item === undefined) return null;
-							const placement = { shardIndex: item.shardIndex, shardId, workerId: workers[pick % 4] as WorkerId };
-							const { objectId } = item;
-							await store.begin({ uploadId: repairUploadId, objectId, shards: [placement], expiresAtMs: nowMs + 9 });
-							return store.repairDone({ item, placement, nowMs }, repairUploadId);
-						}
-					}
-				};
-				expect(await settled(on(sqlite))).toEqual(await settled(on(memory)));
-			}
-			expect(await view(sqlite, uploads, workers)).toEqual(await view(memory, uploads, workers));
-			checkQueues(db);
-			db.close();
-		});
-		await fc.assert(property, { seed: 20_260_101, numRuns: 60 });
-	});
-});
-
-async function settled(call: Promise<unknown>): Promise<unknown> {
-	try {
-		return { value: (await call) ?? null };
-	} catch (error) {
-		return { kind: asDistroError(error).kind };
-	}
-}
-
-async function view(store: MetadataStore, uploads: readonly Upload[], workers: readonly WorkerId[]): Promise<unknown> {
-	const all = { fromSegment: 0, limit: 9 };
-	const { objects } = await store.list({ limit: 1_000, after: null });
-	const ids: ObjectId[] = [...objects, ...uploads].map(({ objectId }) => objectId);
-	return {
-		objects,
-		segments: await Promise.all(ids.map((objectId) => store.objectWithSegments(objectId, all))),
-		findings: await Promise.all(uploads.map(({ versionId }) => store.findings(versionId))),
-		deletions: await Promise.all(workers.map(async (workerId) => (await store.deletions(workerId, 10_000)).toSorted())),
-		repairs: await store.repairs({ nowMs: NOW_MS * 2, limit: 10_000 }),
-		intents: await store.intents(1_000),
-		counts: await store.counts(),
+test('random histories: SQLite answers as the reference does', async () => {
+	const open = async () => {
+		const { db, store } = openInline();
+		return { store, check: async () => checkQueues(db) };
 	};
-}
+	await compareHistories(open, { runs: 60 });
+});
 
 /** What must hold in every state: nothing placed is to be deleted, and the kept figures are the true ones. */
 function checkQueues(db: DatabaseSync): void {

@@ -6,6 +6,7 @@
  */
 
 import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
+import * as leases from './store-sqlite-leases.ts';
 import * as objects from './store-sqlite-objects.ts';
 import * as repairs from './store-sqlite-repairs.ts';
 import { type Sql, sqliteError } from './store-sqlite-sql.ts';
@@ -39,6 +40,8 @@ export const WRITES = {
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,
 	saveWorker: objects.saveWorker,
+	acquireLease: leases.acquireLease,
+	releaseLease: leases.releaseLease,
 };
 
 export type Methods = typeof READS & typeof WRITES;
@@ -55,6 +58,7 @@ export interface Call {
 export interface PlainError {
 	readonly kind: ErrorKind;
 	readonly message: string;
+	readonly reason: string | undefined;
 	readonly retryAfterMs: number | undefined;
 }
 
@@ -111,6 +115,6 @@ function answerWrite(sql: Sql, { id, method, args }: Call): Answer {
 }
 
 export function plainError(thrown: unknown): PlainError {
-	const { kind, message, retryAfterMs } = asDistroError(sqliteError(thrown));
-	return { kind, message, retryAfterMs };
+	const { kind, message, reason, retryAfterMs } = asDistroError(sqliteError(thrown));
+	return { kind, message, reason, retryAfterMs };
 }

@@ -5,8 +5,9 @@
 
 import type { ClusterId, ObjectId, ShardId, VersionId, WorkerId } from '../core/ids.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
-import type { ClusterKeyRow, ClusterRow, ObjectPage, ObjectRow, WorkerRow } from './store.ts';
+import type { ClusterKeyRow, ClusterRow, Lease, ObjectPage, ObjectRow, WorkerRow } from './store.ts';
 import { cursorOf, nameTaken, otherReceiptKey, parseCursor } from './store-rules.ts';
+import { checkLease } from './store-sqlite-leases.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
 
 export function initCluster(sql: Sql, initial: ClusterRow): ClusterRow {
@@ -167,7 +168,8 @@ export function deletions(sql: Sql, workerId: WorkerId, limit: number): readonly
 	return rows.map(({ shardId }) => shardId);
 }
 
-export function deletionsDone(sql: Sql, workerId: WorkerId, shardIds: readonly ShardId[]): void {
+export function deletionsDone(sql: Sql, workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): void {
+	checkLease(sql, lease);
 	for (const shardId of shardIds) {
 		sql.run('DELETE FROM deletions WHERE shard_id = ? AND worker_id = ?', shardId, workerId);
 	}

@@ -5,8 +5,9 @@
 
 import type { DistroError } from '../core/errors.ts';
 import type { ShardId, UploadId, VersionId } from '../core/ids.ts';
-import type { Finding, IntendedShard, RepairDone, RepairItem } from './store.ts';
+import type { Finding, IntendedShard, Lease, RepairDone, RepairItem } from './store.ts';
 import { neverNamed, notOpen, segmentGone } from './store-rules.ts';
+import { checkLease } from './store-sqlite-leases.ts';
 import { objectNoOf } from './store-sqlite-objects.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 import { closeIntent, queueDeletions } from './store-sqlite-uploads.ts';
@@ -90,7 +91,8 @@ function encodedAs(sql: Sql, { objectId, versionId, segment, encodingId }: Repai
 	return row?.objectNo ?? null;
 }
 
-export function deferRepair(sql: Sql, item: RepairItem, dueAtMs: number): void {
+export function deferRepair(sql: Sql, item: RepairItem, dueAtMs: number, lease?: Lease): void {
+	checkLease(sql, lease);
 	const objectNo = encodedAs(sql, item);
 	if (objectNo === null) return;
 	sql.run(
@@ -104,7 +106,8 @@ export function deferRepair(sql: Sql, item: RepairItem, dueAtMs: number): void {
 }
 
 /** A `conflict` is returned and not thrown: that the new shard is to be deleted must stay. */
-export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId): DistroError | undefined {
+export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId, lease?: Lease): DistroError | undefined {
+	checkLease(sql, lease);
 	const { item, placement, nowMs } = done;
 	const { shardIndex, segment } = item;
 	if (sql.get('SELECT 1 FROM placements WHERE shard_id = ?', placement.shardId) !== undefined) return undefined;

@@ -153,6 +153,15 @@ const MIGRATIONS: readonly string[] = [
 	CREATE TRIGGER repairs_in AFTER INSERT ON repairs BEGIN UPDATE totals SET repairs = repairs + 1; END;
 	CREATE TRIGGER repairs_out AFTER DELETE ON repairs BEGIN UPDATE totals SET repairs = repairs - 1; END;
 	`,
+	`
+	-- A fencing number only ever grows: the row stays when its lease ends.
+	CREATE TABLE leases (
+		name TEXT PRIMARY KEY,
+		holder TEXT NOT NULL,
+		fencing INTEGER NOT NULL,
+		ends_at_ms INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */
@@ -182,6 +191,7 @@ export function openMetadataDatabase(path: string): DatabaseSync {
 		`);
 		migrate(db, path);
 		freeClaims(db);
+		endLeases(db);
 		return db;
 	} catch (thrown) {
 		db?.close();
@@ -226,4 +236,9 @@ function storedVersion(db: DatabaseSync): number {
 /** Nobody else writes here, so a claim without an intent belonged to a request that ended with its process. */
 function freeClaims(db: DatabaseSync): void {
 	db.exec('DELETE FROM idempotency WHERE object_id IS NULL AND upload_id NOT IN (SELECT upload_id FROM intents)');
+}
+
+/** In the same way: whoever held them is gone. */
+function endLeases(db: DatabaseSync): void {
+	db.exec('UPDATE leases SET ends_at_ms = 0');
 }

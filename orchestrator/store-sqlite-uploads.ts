@@ -4,7 +4,7 @@
  */
 
 import type { ObjectId, ShardId, UploadId } from '../core/ids.ts';
-import type { Commit, Idempotency, IdempotencyClaim, IntendedShard, IntentRow, ObjectRow } from './store.ts';
+import type { Commit, Idempotency, IdempotencyClaim, IntendedShard, IntentRow, Lease, ObjectRow } from './store.ts';
 import {
 	alreadyCommitted,
 	checkCommit,
@@ -14,6 +14,7 @@ import {
 	notOpen,
 	objectTaken,
 } from './store-rules.ts';
+import { checkLease } from './store-sqlite-leases.ts';
 import { OBJECT_COLUMNS, type ObjectRecord, toObject } from './store-sqlite-objects.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 
@@ -174,7 +175,8 @@ export function abort(sql: Sql, uploadId: UploadId, nowMs: number): void {
 	sql.run('DELETE FROM idempotency WHERE upload_id = ? AND object_id IS NULL', uploadId);
 }
 
-export function expireIntents(sql: Sql, nowMs: number, limit: number): number {
+export function expireIntents(sql: Sql, nowMs: number, limit: number, lease?: Lease): number {
+	checkLease(sql, lease);
 	const expired = sql.all<{ uploadId: UploadId }>(
 		`SELECT upload_id AS uploadId FROM intents WHERE expires_at_ms <= ? ORDER BY expires_at_ms, upload_id LIMIT ?`,
 		nowMs,

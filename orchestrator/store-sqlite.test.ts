@@ -156,4 +156,14 @@ describe('the database file', () => {
 		expect(await claim('lost', make.id<UploadId>())).toEqual({ state: 'claimed' });
 		await store.close();
 	});
+
+	test('leases end with the process that held them, and their numbers go on', async () => {
+		let store = await openSqliteStore({ path });
+		const first = await store.acquireLease('repair', { holder: 'a', ttlMs: 3_600_000 });
+		await store.close();
+		store = await openSqliteStore({ path });
+		const second = await store.acquireLease('repair', { holder: 'b', ttlMs: 3_600_000 });
+		expect(second?.fencing).toBe((first?.fencing ?? 0) + 1);
+		await store.close();
+	});
 });

@@ -16,6 +16,7 @@ import type {
 	Finding,
 	Idempotency,
 	IntendedShard,
+	Lease,
 	MetadataStore,
 	ObjectRow,
 	RepairDone,
@@ -83,8 +84,8 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('abort', uploadId, nowMs);
 	}
 
-	expireIntents(nowMs: number, limit: number) {
-		return this.#call('expireIntents', nowMs, limit);
+	expireIntents(nowMs: number, limit: number, lease?: Lease) {
+		return this.#call('expireIntents', nowMs, limit, lease);
 	}
 
 	intents(limit: number) {
@@ -119,8 +120,8 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('deletions', workerId, limit);
 	}
 
-	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[]) {
-		return this.#call('deletionsDone', workerId, shardIds);
+	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease) {
+		return this.#call('deletionsDone', workerId, shardIds, lease);
 	}
 
 	counts() {
@@ -139,12 +140,12 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('repairs', options);
 	}
 
-	deferRepair(item: RepairItem, dueAtMs: number) {
-		return this.#call('deferRepair', item, dueAtMs);
+	deferRepair(item: RepairItem, dueAtMs: number, lease?: Lease) {
+		return this.#call('deferRepair', item, dueAtMs, lease);
 	}
 
-	async repairDone(done: RepairDone, uploadId: UploadId): Promise<void> {
-		await this.#call('repairDone', done, uploadId);
+	async repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void> {
+		await this.#call('repairDone', done, uploadId, lease);
 	}
 
 	saveWorker(worker: WorkerRow) {
@@ -153,6 +154,14 @@ export class SqliteMetadataStore implements MetadataStore {
 
 	workers() {
 		return this.#call('workers');
+	}
+
+	acquireLease(name: string, options: { holder: string; ttlMs: number }) {
+		return this.#call('acquireLease', name, options);
+	}
+
+	releaseLease(lease: Lease) {
+		return this.#call('releaseLease', lease);
 	}
 
 	close() {
@@ -248,6 +257,6 @@ class ThreadRunner implements CallRunner {
 	}
 }
 
-function errorOf({ kind, message, retryAfterMs }: PlainError): DistroError {
-	return new DistroError(kind, message, { retryAfterMs });
+function errorOf({ kind, message, reason, retryAfterMs }: PlainError): DistroError {
+	return new DistroError(kind, message, { reason, retryAfterMs });
 }

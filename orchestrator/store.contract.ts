@@ -1,5 +1,5 @@
 /**
- * What every MetadataStore must do, whatever keeps its rows: run by store-memory, store-sqlite, later store-supabase.
+ * What every MetadataStore must do, whatever keeps its rows: run by store-memory, store-sqlite and store-supabase.
  *
  * Tests look through the port only. Each opens an empty store. What one adapter alone promises (locks, migrations, crash
  * points) is tested beside that adapter.
@@ -10,7 +10,7 @@ import type { ErrorKind } from '../core/errors.ts';
 import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
 import { begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
-import type { Finding, MetadataStore, RepairItem } from './store.ts';
+import type { Finding, Lease, MetadataStore, RepairItem } from './store.ts';
 
 export interface OpenedStore {
 	readonly store: MetadataStore;
@@ -206,6 +206,24 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				expect((await store.counts()).objects).toBe(200 - late.size);
 			});
 
+			test('commit and abort at once: one of them wins, and no shard is both placed and to be deleted', async () => {
+				for (let round = 0; round < 10; round++) {
+					const upload = make.upload(workers);
+					await begin(store, upload);
+					const calls = [
+						() => store.commit(upload.commit),
+						() => store.abort(upload.uploadId, NOW_MS),
+						() => store.expireIntents(NOW_MS * 2, 10),
+					];
+					const order = round % 2 === 0 ? calls : calls.toReversed();
+					await Promise.allSettled(order.map((call) => call()));
+					const placed = (await stored(upload))?.segments.flatMap(({ placements }) => idsOf(placements)) ?? [];
+					const queued = (await deletions()).filter((id) => idsOf(upload.shards).includes(id));
+					expect([...placed, ...queued].sort()).toEqual(idsOf(upload.shards));
+				}
+				expect((await store.counts()).intents).toBe(0);
+			});
+
 			test('the same commit many times at once is one object', async () => {
 				const upload = make.upload(workers, { missing: [0] });
 				await begin(store, upload);
@@ -316,6 +334,14 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				expect(states.map(({ state }) => state)).toEqual(['claimed', 'claimed', 'running']);
 			});
 
+			test('many claims of one key at once: one has it', async () => {
+				const states = await Promise.all(
+					Array.from({ length: 12 }, () => store.claimIdempotency(key(make.id<UploadId>()), NOW_MS)),
+				);
+				expect(states.filter(({ state }) => state === 'claimed')).toHaveLength(1);
+				expect(states.filter(({ state }) => state === 'running')).toHaveLength(11);
+			});
+
 			test('two uploads with one key: one object', async () => {
 				const uploads = Array.from({ length: 2 }, () => make.upload(workers, { idempotency: request }));
 				const [first, second] = uploads as [Upload, Upload];
@@ -398,6 +424,31 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				expect(await store.counts()).toEqual({ objects: 0, intents: 0, deletions: 16, repairs: 0, bytes: 0 });
 			});
 
+			test('queues longer than a page come whole and in order', async () => {
+				const worker = workers.slice(0, 1);
+				const uploads = Array.from({ length: 23 }, (_, at) =>
+					make.upload(worker, { segments: 100, k: 1, n: 1, nowMs: NOW_MS + at }),
+				);
+				for (const upload of uploads) await begin(store, upload);
+				for (const { uploadId } of uploads) await store.abort(uploadId, NOW_MS);
+				const queue = await store.deletions(worker[0] as WorkerId, 10_000);
+				expect(queue.toSorted()).toEqual(idsOf(uploads.flatMap(({ shards }) => [...shards])));
+				for (const limit of [1, 999, 1_000, 1_001, 2_299, 2_300]) {
+					expect(await store.deletions(worker[0] as WorkerId, limit)).toEqual(queue.slice(0, limit));
+				}
+				await store.deletionsDone(worker[0] as WorkerId, queue.slice(0, 2_000));
+				expect(await store.deletions(worker[0] as WorkerId, 10_000)).toEqual(queue.slice(2_000));
+			});
+
+			test('1,100 open intents come oldest first', async () => {
+				const uploads = Array.from({ length: 1_100 }, () => make.upload(workers, { segments: 0 }));
+				await Promise.all(uploads.map((upload, at) => begin(store, upload, NOW_MS + (at % 7))));
+				const rows = await store.intents(5_000);
+				expect(new Set(rows.map(({ uploadId }) => uploadId)).size).toBe(1_100);
+				const places = rows.map(({ expiresAtMs, uploadId }) => `${expiresAtMs} ${uploadId}`);
+				expect(places).toEqual(places.toSorted());
+			});
+
 			test('a shard leaves the queue only by its own worker', async () => {
 				const upload = await make.store(store, workers);
 				await store.deleteObject(upload.objectId, NOW_MS);
@@ -444,6 +495,19 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.addFindings([finding(three, 0, 0), finding(three, 0, 1), finding(three, 0, 2)]);
 				expect((await order()).slice(0, 4)).toEqual([3, 0, 1, 2].map((index) => is(three, index)));
 				expect(await store.repairs({ nowMs: NOW_MS * 2, limit: 2 })).toHaveLength(2);
+			});
+
+			test('more findings and repairs than a page holds', async () => {
+				const upload = await make.store(store, workers, { segments: 200 });
+				const all = upload.commit.segments.flatMap(({ index, placements }) =>
+					placements.map(({ shardIndex }) => finding(upload, index, shardIndex)),
+				);
+				await Promise.all([store.addFindings(all.slice(0, 700)), store.addFindings(all.slice(500))]);
+				const byShard = all.toSorted((a, b) => (a.shardId < b.shardId ? -1 : 1));
+				expect(await store.findings(upload.versionId)).toEqual(byShard);
+				const items = await dueItems();
+				expect(new Set(items.map(({ segment, shardIndex }) => `${segment}/${shardIndex}`)).size).toBe(1_200);
+				expect(await store.repairs({ nowMs: NOW_MS, limit: 1_001 })).toEqual(items.slice(0, 1_001));
 			});
 
 			test('deferred: later, with one more attempt, the same when said twice', async () => {
@@ -522,7 +586,8 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const [b, a] = [make.worker('worker-b'), make.worker('worker-a')];
 				await store.saveWorker(b);
 				await store.saveWorker(a);
-				const changed = { ...b, address: '127.0.0.1:1', bytesUsed: 2 ** 40, lastSeenMs: NOW_MS + 5 };
+				const full = { bytesUsed: Number.MAX_SAFE_INTEGER - 1, bytesTotal: Number.MAX_SAFE_INTEGER };
+				const changed = { ...b, ...full, address: '127.0.0.1:1', lastSeenMs: NOW_MS + 5 };
 				await store.saveWorker({ ...changed, registeredAtMs: NOW_MS + 5 });
 				store = await opened.reopen();
 				expect(await store.workers()).toEqual([a, changed]);
@@ -536,6 +601,65 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.saveWorker({ ...worker, name: 'worker-2' });
 				await store.saveWorker(make.worker('worker-1'));
 				expect((await store.workers()).map(({ name: called }) => called)).toEqual(['worker-1', 'worker-2']);
+			});
+		});
+
+		describe('leases', () => {
+			const HOUR_MS = 3_600_000;
+			const acquire = (holder: string, ttlMs = HOUR_MS) => store.acquireLease('repair', { holder, ttlMs });
+
+			test('one holder at a time, which keeps its number; the next one gets a higher', async () => {
+				const first = (await acquire('a')) as Lease;
+				expect(await acquire('b')).toBeNull();
+				expect(await acquire('a')).toEqual(first);
+				expect((await store.acquireLease('other', { holder: 'b', ttlMs: HOUR_MS }))?.name).toBe('other');
+				await store.releaseLease(first);
+				const second = (await acquire('b')) as Lease;
+				expect(second.fencing).toBeGreaterThan(first.fencing);
+				await store.releaseLease(first);
+				expect(await acquire('a')).toBeNull();
+			});
+
+			test('of many at once one gets it', async () => {
+				const got = await Promise.all(['a', 'b', 'c', 'd', 'e'].map((holder) => acquire(holder)));
+				expect(got.filter((lease) => lease !== null)).toHaveLength(1);
+			});
+
+			test('it ends by itself, and its own holder then gets a new number', async () => {
+				const first = (await acquire('a', 1)) as Lease;
+				await expect.poll(() => acquire('b', 1)).not.toBeNull();
+				await expect.poll(() => acquire('a')).not.toBeNull();
+				expect((await acquire('a'))?.fencing).toBeGreaterThan(first.fencing + 1);
+			});
+
+			test('writes under it take effect; under one that was lost they are refused and leave nothing', async () => {
+				const upload = await make.store(store, workers, { missing: [0, 1] });
+				const expiring = make.upload(workers);
+				await begin(store, expiring, NOW_MS);
+				const [item, other] = (await dueItems()) as [RepairItem, RepairItem];
+				const uploadId = make.id<UploadId>();
+				const shard = { shardId: make.id<ShardId>(), workerId: workers[0] as WorkerId };
+				await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS * 2 });
+				const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS };
+				const queue = await store.deletions(workers[0] as WorkerId, 10);
+				const writes = (lease: Lease): (() => Promise<unknown>)[] => [
+					() => store.deferRepair(other, NOW_MS + 5, lease),
+					() => store.deletionsDone(workers[0] as WorkerId, queue, lease),
+					() => store.repairDone(done, uploadId, lease),
+					() => store.expireIntents(NOW_MS, 10, lease),
+				];
+				const before = [await store.counts(), await dueItems(), await stored(upload)];
+				const lost = (await acquire('a', 1)) as Lease;
+				await expect.poll(() => acquire('b')).not.toBeNull();
+				for (const write of writes(lost)) await refused('expired', write());
+				for (const write of writes({ name: 'never', fencing: 1 })) await refused('expired', write());
+				expect([await store.counts(), await dueItems(), await stored(upload)]).toEqual(before);
+				const held = (await acquire('b')) as Lease;
+				for (const write of writes(held)) await write();
+				expect(await dueItems()).toEqual([{ ...other, attempts: 1, dueAtMs: NOW_MS + 5 }]);
+				expect((await store.counts()).intents).toBe(0);
+				await store.releaseLease(held);
+				await refused('expired', store.expireIntents(NOW_MS, 10, held));
 			});
 		});
 

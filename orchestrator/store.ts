@@ -1,7 +1,7 @@
 /**
- * MetadataStore: the port behind which the orchestrator keeps what it knows. Adapters: store-sqlite (embedded),
- * store-memory (tests and simulation), later store-supabase; all pass store.contract.ts. API keys are not here
- * (api-keys.ts): they change while an orchestrator runs.
+ * MetadataStore: the port behind which the orchestrator keeps what it knows. Adapters: store-sqlite (embedded, one
+ * orchestrator), store-supabase (several), store-memory (tests and simulation); all pass store.contract.ts. API keys are
+ * not here (api-keys.ts): they change while an orchestrator runs.
  *
  * Every method that changes something is one durable transaction; when it resolves the change survives a power cut.
  * Concurrent calls may share one transaction (group commit), and one call's refusal never harms another's. Rows are
@@ -130,6 +130,17 @@ export interface ClusterRow {
 	readonly keys: readonly ClusterKeyRow[];
 }
 
+/**
+ * The right to do one kind of background work, held by one orchestrator at a time. Writes that carry one are refused, as
+ * `expired`, in the transaction that would make them, once it has ended or another holder has it: so whoever was stopped
+ * and goes on does no harm.
+ */
+export interface Lease {
+	readonly name: string;
+	/** Grows with every new holder. */
+	readonly fencing: number;
+}
+
 export interface ObjectPage {
 	readonly objects: readonly ObjectRow[];
 	/** Pass as `after` for the next page; null at the end. */
@@ -162,7 +173,7 @@ export interface MetadataStore {
 	/** Gives an open intent up: all its shards into the delete queue. No effect when it is not open. Also frees its idempotency key. */
 	abort(uploadId: UploadId, nowMs: number): Promise<void>;
 	/** Aborts up to `limit` open intents that have expired; returns how many. Expired idempotency keys go as well. */
-	expireIntents(nowMs: number, limit: number): Promise<number>;
+	expireIntents(nowMs: number, limit: number, lease?: Lease): Promise<number>;
 	intents(limit: number): Promise<readonly IntentRow[]>;
 
 	/**
@@ -187,7 +198,7 @@ export interface MetadataStore {
 	/** Shards to delete on one worker, oldest first. */
 	deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]>;
 	/** The worker has deleted them (or never had them). */
-	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[]): Promise<void>;
+	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void>;
 	/** Counts of the queues, for metrics and tests. */
 	counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }>;
 
@@ -198,17 +209,25 @@ export interface MetadataStore {
 	/** Due items, fewest spare shards first, then oldest. */
 	repairs(options: { nowMs: number; limit: number }): Promise<readonly RepairItem[]>;
 	/** Not now: try again at `dueAtMs`, attempts + 1. */
-	deferRepair(item: RepairItem, dueAtMs: number): Promise<void>;
+	deferRepair(item: RepairItem, dueAtMs: number, lease?: Lease): Promise<void>;
 	/**
 	 * The rebuilt shard is placed: replaces the old placement of that index (which goes to the delete queue), removes
 	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile (the new shard goes to the delete queue then).
 	 * The new shard must have been named by `begin` under its own upload id, which this closes.
 	 */
-	repairDone(done: RepairDone, uploadId: UploadId): Promise<void>;
+	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;
 
 	/** Inserts or updates all but the first registration's time. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
 	saveWorker(worker: WorkerRow): Promise<void>;
 	workers(): Promise<readonly WorkerRow[]>;
+
+	/**
+	 * Takes a lease, or keeps it: its holder gets the same number again while it lasts, and `ttlMs` more. Null while
+	 * another has it. `holder` is one process of one orchestrator. The store's own clock counts, never a caller's.
+	 */
+	acquireLease(name: string, options: { holder: string; ttlMs: number }): Promise<Lease | null>;
+	/** Ends it now, if it is still that one. */
+	releaseLease(lease: Lease): Promise<void>;
 
 	/** Waits for what is under way, then closes. */
 	close(): Promise<void>;

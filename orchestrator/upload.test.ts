@@ -1,9 +1,12 @@
 /** Uploads whole, against workers in memory: what is stored reads back with any m workers gone, and no memory is kept. */
 
 import { describe, expect, test } from 'vitest';
-import { LARGE_CELL_BYTES, TAG_BYTES } from '../core/limits.ts';
-import { seededRandom } from '../test/support/clock.ts';
+import { DistroError } from '../core/errors.ts';
+import { INTENT_RENEW_AGAIN_MS, INTENT_RENEW_MS, INTENT_TTL_MS, LARGE_CELL_BYTES, TAG_BYTES } from '../core/limits.ts';
+import type { Clock } from '../core/ports.ts';
+import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type MemoryCluster, memoryCluster, PLAIN_UPLOAD, pour } from '../test/support/memory-cluster.ts';
+import { ObjectService } from './objects.ts';
 import type { ObjectInfo, Upload, UploadOptions } from './objects.types.ts';
 
 const random = seededRandom('upload');
@@ -99,5 +102,53 @@ describe('because is what happened', () => {
 		const few = random.bytes(2 * PLAIN - 5);
 		const [late] = await explained(cluster, await cluster.upload(few, { sizeHintBytes: few.length + 200 }));
 		expect(late).toMatchObject({ code: '2+2', because: expect.stringContaining(`it has ${few.length} bytes`) });
+	});
+});
+
+describe('the metadata store is away when an intent is to be renewed', () => {
+	/** Renewals wait until they are told to come. */
+	async function uploading() {
+		const cluster = await memoryCluster({ workers: 6 });
+		const renewals: (() => void)[] = [];
+		let laterMs = 0;
+		const clock: Clock = {
+			nowMs: () => realClock.nowMs() + laterMs,
+			monotonicMs: realClock.monotonicMs,
+			schedule: (delayMs, callback) => {
+				if (delayMs !== INTENT_RENEW_MS && delayMs !== INTENT_RENEW_AGAIN_MS)
+					return realClock.schedule(delayMs, callback);
+				renewals.push(callback);
+				return () => {};
+			},
+		};
+		cluster.store.renew = () => Promise.reject(new DistroError('unavailable', 'away'));
+		const objects = new ObjectService({ ...cluster.deps, clock });
+		const begun = await objects.beginUpload(PLAIN_UPLOAD, new AbortController().signal);
+		if (!('upload' in begun)) throw new Error('no upload');
+		const { upload } = begun;
+		const bytes = random.bytes(20 * PLAIN);
+		await pour(bytes.subarray(0, 16 * PLAIN), upload);
+		const renew = async (passedMs: number) => {
+			laterMs += passedMs;
+			await expect.poll(() => renewals.length).toBeGreaterThan(0);
+			renewals.shift()?.();
+		};
+		return { cluster, upload, bytes, renew };
+	}
+
+	test('the upload goes on while the intent lives', async () => {
+		const { cluster, upload, bytes, renew } = await uploading();
+		await renew(INTENT_RENEW_MS);
+		await renew(INTENT_RENEW_AGAIN_MS);
+		await pour(bytes.subarray(16 * PLAIN), upload);
+		upload.end();
+		expect((await cluster.download(await upload.result)).equals(bytes)).toBe(true);
+	});
+
+	test('and ends before the intent does', async () => {
+		const { upload, renew } = await uploading();
+		await renew(INTENT_RENEW_MS);
+		await renew(INTENT_TTL_MS - 2 * INTENT_RENEW_MS + 1);
+		await expect(upload.result).rejects.toMatchObject({ kind: 'unavailable' });
 	});
 });

@@ -26,7 +26,14 @@ import {
 	type VersionId,
 	type WorkerId,
 } from '../core/ids.ts';
-import { IDEMPOTENCY_TTL_MS, INTENT_RENEW_MS, INTENT_TTL_MS, SEGMENT_CELLS, TAG_BYTES } from '../core/limits.ts';
+import {
+	IDEMPOTENCY_TTL_MS,
+	INTENT_RENEW_AGAIN_MS,
+	INTENT_RENEW_MS,
+	INTENT_TTL_MS,
+	SEGMENT_CELLS,
+	TAG_BYTES,
+} from '../core/limits.ts';
 import { placeShards, replacement } from '../core/model/placement.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
 import { chooseRedundancy, quorum, type RedundancyPolicy } from '../core/model/redundancy.ts';
@@ -139,6 +146,8 @@ export class UploadSession implements Upload {
 	#resolve!: (info: ObjectInfo) => void;
 	#reject!: (error: DistroError) => void;
 	#cancelRenewal: () => void = () => {};
+	/** As the store knows it. */
+	#intentUntilMs = 0;
 
 	constructor(deps: UploadDeps, options: UploadOptions, parts: { memory: UploadMemory | null; uploadId: UploadId }) {
 		this.#deps = deps;
@@ -441,17 +450,27 @@ export class UploadSession implements Upload {
 			await store.abort(this.uploadId, clock.nowMs());
 			return;
 		}
-		this.#renewLater();
+		this.#intentUntilMs = expiresAtMs;
+		this.#renewLater(INTENT_RENEW_MS);
 	}
 
-	#renewLater(): void {
+	#renewLater(waitMs: number): void {
 		const { store, clock } = this.#deps;
-		this.#cancelRenewal = clock.schedule(INTENT_RENEW_MS, () => {
-			store.renew(this.uploadId, clock.nowMs() + INTENT_TTL_MS).then(
+		this.#cancelRenewal = clock.schedule(waitMs, () => {
+			const expiresAtMs = clock.nowMs() + INTENT_TTL_MS;
+			store.renew(this.uploadId, expiresAtMs).then(
 				() => {
-					if (!this.#over) this.#renewLater();
+					this.#intentUntilMs = expiresAtMs;
+					if (!this.#over) this.#renewLater(INTENT_RENEW_MS);
 				},
-				(error) => this.#fail(asDistroError(error)),
+				(thrown) => {
+					const error = asDistroError(thrown);
+					const passes = error.kind === 'unavailable' || error.kind === 'timeout';
+					// The intent lives for a while yet, and the store may be back before it ends.
+					if (passes && !this.#over && clock.nowMs() + INTENT_RENEW_MS < this.#intentUntilMs) {
+						this.#renewLater(INTENT_RENEW_AGAIN_MS);
+					} else this.#fail(error);
+				},
 			);
 		});
 	}

@@ -7,6 +7,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { DistroError } from '../core/errors.ts';
 
+/** A changed secret is taken after this at the latest. */
+const SECRET_POLL_MS = 5_000;
 const SIZE_UNITS = { '': 1, Ki: 1024, Mi: 1024 ** 2, Gi: 1024 ** 3, Ti: 1024 ** 4 } as const;
 
 /** The `.env` in the project's root, for every command that a person calls. What is set already stays. */
@@ -89,6 +91,25 @@ export class EnvReader {
 			this.mistake(`${name}_FILE can't be read: ${(error as Error).message}`);
 			return null;
 		}
+	}
+
+	/** As `secret`, for one that is rotated while the process runs: its file is read again when it changes. */
+	secretSource(name: string): (() => string) | null {
+		const first = this.secret(name);
+		const file = this.optional(`${name}_FILE`);
+		if (first === null || file === null) return first === null ? null : () => first;
+		let value = first;
+		let lookedMs = performance.now();
+		return () => {
+			if (performance.now() - lookedMs < SECRET_POLL_MS) return value;
+			lookedMs = performance.now();
+			try {
+				value = readFileSync(file, 'utf8').trim();
+			} catch {
+				// It is being replaced: the old one counts until the new one is there.
+			}
+			return value;
+		};
 	}
 
 	mistake(sentence: string): void {

@@ -1,0 +1,260 @@
+/**
+ * Rows as they cross the REST interface: bytes as base64, 64-bit numbers as text (JSON numbers lose bits), pairs and
+ * triples as arrays where there are many.
+ */
+
+import { DistroError } from '../core/errors.ts';
+import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { CodecId, Segment } from '../core/model/segment.ts';
+import type {
+	ClusterRow,
+	Commit,
+	Finding,
+	FindingKind,
+	IntendedShard,
+	IntentRow,
+	ObjectRow,
+	RepairItem,
+	WorkerRow,
+} from './store.ts';
+import { missingIndexes } from './store-rules.ts';
+
+const base64 = (bytes: Buffer) => bytes.toString('base64');
+const bytes = (text: string) => Buffer.from(text, 'base64');
+
+/** Postgres holds no NUL and no half of a surrogate pair, and would refuse the whole batch for one. Throws `invalid`. */
+export function storable(text: string): string {
+	if (text.isWellFormed() && !text.includes('\0')) return text;
+	throw new DistroError('invalid', 'text with a NUL or a broken character cannot be stored');
+}
+
+/** For text that only people read. */
+function readable(text: string): string {
+	return text.toWellFormed().replaceAll('\0', '');
+}
+
+export function pairs(shards: readonly IntendedShard[]): [ShardId, WorkerId][] {
+	return shards.map(({ shardId, workerId }) => [shardId, workerId]);
+}
+
+export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: Commit): object {
+	return {
+		object: {
+			...object,
+			etag: storable(object.etag),
+			wrappedKey: base64(object.wrappedKey),
+			manifest: base64(object.manifest),
+			inline: object.inline === null ? null : base64(object.inline),
+		},
+		segments: segments.map(({ placements: _, ...segment }) => ({
+			...segment,
+			because: readable(segment.because),
+			endRecord: base64(segment.endRecord),
+			roots: base64(segment.roots),
+		})),
+		placements: segments.flatMap(({ index, placements }) =>
+			placements.map(({ shardIndex, shardId, workerId }) => [index, shardIndex, shardId, workerId]),
+		),
+		missing: segments.flatMap((segment) => {
+			const missing = missingIndexes(segment);
+			const spares = segment.n - segment.k - missing.length;
+			return missing.map((shardIndex) => [segment.index, shardIndex, spares]);
+		}),
+		abandoned: pairs(abandoned),
+		idempotency:
+			idempotency === null
+				? null
+				: {
+						owner: storable(idempotency.owner),
+						key: storable(idempotency.key),
+						fingerprint: storable(idempotency.fingerprint),
+						expiresAtMs: idempotency.expiresAtMs,
+					},
+		nowMs,
+	};
+}
+
+export function findingArgs({ shardId, workerId, kind, detail, foundAtMs }: Finding): unknown[] {
+	return [shardId, workerId, kind, readable(detail), foundAtMs];
+}
+
+export interface ObjectJson {
+	readonly objectId: string;
+	readonly versionId: string;
+	readonly uploadId: string;
+	readonly sizeBytes: string;
+	readonly segments: string;
+	readonly createdAtMs: string;
+	readonly etag: string;
+	readonly keyGeneration: string;
+	readonly wrappedKey: string;
+	readonly manifest: string;
+	readonly inline: string | null;
+}
+
+export function toObject(row: ObjectJson): ObjectRow {
+	return {
+		objectId: row.objectId as ObjectId,
+		versionId: row.versionId as VersionId,
+		uploadId: row.uploadId as UploadId,
+		sizeBytes: Number(row.sizeBytes),
+		segments: Number(row.segments),
+		createdAtMs: Number(row.createdAtMs),
+		etag: row.etag,
+		keyGeneration: Number(row.keyGeneration),
+		wrappedKey: bytes(row.wrappedKey),
+		manifest: bytes(row.manifest),
+		inline: row.inline === null ? null : bytes(row.inline),
+	};
+}
+
+export interface SegmentJson {
+	readonly index: string;
+	readonly codec: string;
+	readonly k: number;
+	readonly n: number;
+	readonly cellBytes: number;
+	readonly cells: number;
+	readonly lastCellBytes: number;
+	readonly sealId: string;
+	readonly encodingId: string;
+	readonly endRecord: string;
+	readonly roots: string;
+	readonly because: string;
+	readonly placements: readonly [number, string, string][];
+}
+
+export function toSegment(row: SegmentJson): Segment {
+	return {
+		...row,
+		index: Number(row.index),
+		codec: row.codec as CodecId,
+		sealId: row.sealId as SealId,
+		encodingId: row.encodingId as EncodingId,
+		endRecord: bytes(row.endRecord),
+		roots: bytes(row.roots),
+		placements: row.placements.map(([shardIndex, workerId, shardId]) => ({
+			shardIndex,
+			workerId: workerId as WorkerId,
+			shardId: shardId as ShardId,
+		})),
+	};
+}
+
+export interface ClusterJson {
+	readonly clusterId: string;
+	readonly createdAtMs: string;
+	readonly keys: readonly { readonly generation: string; readonly masterKeyId: string; readonly wrapped: string }[];
+}
+
+export function clusterArgs({ clusterId, createdAtMs, keys }: ClusterRow): object {
+	return { clusterId, createdAtMs, keys: keys.map((key) => ({ ...key, wrapped: base64(key.wrapped) })) };
+}
+
+export function toCluster(row: ClusterJson): ClusterRow {
+	return {
+		clusterId: row.clusterId as ClusterRow['clusterId'],
+		createdAtMs: Number(row.createdAtMs),
+		keys: row.keys.map(({ generation, masterKeyId, wrapped }) => ({
+			generation: Number(generation),
+			masterKeyId,
+			wrapped: bytes(wrapped),
+		})),
+	};
+}
+
+export interface IntentJson {
+	readonly uploadId: string;
+	readonly objectId: string;
+	readonly expiresAtMs: string;
+}
+
+export function toIntent(row: IntentJson): IntentRow {
+	return {
+		uploadId: row.uploadId as UploadId,
+		objectId: row.objectId as ObjectId,
+		state: 'open',
+		expiresAtMs: Number(row.expiresAtMs),
+	};
+}
+
+export interface FindingJson {
+	readonly shardId: string;
+	readonly workerId: string;
+	readonly kind: string;
+	readonly detail: string;
+	readonly foundAtMs: string;
+}
+
+export function toFinding(row: FindingJson): Finding {
+	return {
+		shardId: row.shardId as ShardId,
+		workerId: row.workerId as WorkerId,
+		kind: row.kind as FindingKind,
+		detail: row.detail,
+		foundAtMs: Number(row.foundAtMs),
+	};
+}
+
+export interface RepairJson {
+	/** Spare shards and number of the item: where the next page goes on. */
+	readonly place: readonly [number, string];
+	readonly objectId: string;
+	readonly versionId: string;
+	readonly segment: string;
+	readonly encodingId: string;
+	readonly shardIndex: number;
+	readonly attempts: number;
+	readonly dueAtMs: string;
+}
+
+export function toRepair(row: RepairJson): RepairItem {
+	return {
+		objectId: row.objectId as ObjectId,
+		versionId: row.versionId as VersionId,
+		segment: Number(row.segment),
+		encodingId: row.encodingId as EncodingId,
+		shardIndex: row.shardIndex,
+		attempts: row.attempts,
+		dueAtMs: Number(row.dueAtMs),
+	};
+}
+
+export interface WorkerJson {
+	readonly workerId: string;
+	readonly name: string;
+	readonly address: string;
+	readonly zone: string;
+	readonly receiptKey: string;
+	readonly registeredAtMs: string;
+	readonly lastSeenMs: string;
+	readonly bytesTotal: string;
+	readonly bytesUsed: string;
+	readonly shards: string;
+}
+
+export function workerArgs(worker: WorkerRow): object {
+	const { name, address, zone } = worker;
+	return {
+		...worker,
+		name: storable(name),
+		address: storable(address),
+		zone: storable(zone),
+		receiptKey: base64(worker.receiptKey),
+	};
+}
+
+export function toWorker(row: WorkerJson): WorkerRow {
+	return {
+		workerId: row.workerId as WorkerId,
+		name: row.name,
+		address: row.address,
+		zone: row.zone,
+		receiptKey: bytes(row.receiptKey),
+		registeredAtMs: Number(row.registeredAtMs),
+		lastSeenMs: Number(row.lastSeenMs),
+		bytesTotal: Number(row.bytesTotal),
+		bytesUsed: Number(row.bytesUsed),
+		shards: Number(row.shards),
+	};
+}

@@ -1,0 +1,332 @@
+/**
+ * MetadataStore on Supabase (or on a Postgres with a PostgREST of one's own), for several orchestrators at once.
+ *
+ * Every change is one Postgres function (supabase/migrations); many calls share one request and one transaction, each in
+ * a sub-transaction of its own (store-supabase-batch.ts). Reads go by keyset pages. Nothing is kept here: another
+ * orchestrator may change any row at any time.
+ */
+
+import { DistroError } from '../core/errors.ts';
+import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
+import type { Segment } from '../core/model/segment.ts';
+import type { Clock, Random } from '../core/ports.ts';
+import type {
+	ClusterRow,
+	Commit,
+	Finding,
+	Idempotency,
+	IdempotencyClaim,
+	IntendedShard,
+	IntentRow,
+	Lease,
+	MetadataStore,
+	ObjectPage,
+	ObjectRow,
+	RepairDone,
+	RepairItem,
+	WorkerRow,
+} from './store.ts';
+import { checkCommit, cursorOf, parseCursor, segmentGone } from './store-rules.ts';
+import { Batches, type StoreCall } from './store-supabase-batch.ts';
+import { Breaker } from './store-supabase-breaker.ts';
+import { Refusal, refusalError, type Subject } from './store-supabase-errors.ts';
+import * as rows from './store-supabase-rows.ts';
+import { type Fetch, SupabaseRpc } from './store-supabase-rpc.ts';
+import { SCHEMA_VERSION } from './store-supabase-schema.ts';
+
+/** Rows of one page. Objects may carry inline bytes, so theirs are shorter. */
+const PAGE = 1_000;
+const OBJECT_PAGE = 250;
+const OPEN_TIMEOUT_MS = 10_000;
+
+/** Two lanes keep two of the database's cores busy; more make batches smaller. Leases have one of their own. */
+const GROUPED = {
+	write: { lanes: 2, maxCalls: 60, deadlineMs: 10_000, timeoutMs: 5_000 },
+	read: { lanes: 4, maxCalls: 60, deadlineMs: 5_000, timeoutMs: 2_500 },
+};
+/** One call that has very many rows. */
+const SLOW = { name: 'distro_write_long', lanes: 2, maxCalls: 1, deadlineMs: 180_000, timeoutMs: 120_000 };
+const SLOW_CHARS = 1 << 20;
+/** One call a request: what the benchmark compares with. */
+const SINGLE = {
+	write: { ...GROUPED.write, lanes: 32, maxCalls: 1 },
+	read: { ...GROUPED.read, lanes: 32, maxCalls: 1 },
+};
+
+export interface SupabaseStoreOptions {
+	readonly url: string;
+	/** A service-role (secret) key. Asked for every request. */
+	readonly key: () => string;
+	readonly clock: Clock;
+	readonly random: Random;
+	readonly fetch?: Fetch;
+	readonly groupCommit?: boolean;
+}
+
+/**
+ * Checks address, key and schema. Throws `invalid` (no Supabase there), `denied` (wrong key), `unsupported` (not
+ * migrated, or by a newer release), `unavailable`: one sentence each, without the key.
+ */
+export async function openSupabaseStore(options: SupabaseStoreOptions): Promise<MetadataStore> {
+	const rpc = new SupabaseRpc(options, { fetch: options.fetch });
+	const schema = await rpc.schema(OPEN_TIMEOUT_MS);
+	if (schema > SCHEMA_VERSION) {
+		throw new DistroError(
+			'unsupported',
+			`the database was migrated by a newer release (schema ${schema}, this one knows ${SCHEMA_VERSION}): run that release`,
+		);
+	}
+	if (schema < SCHEMA_VERSION) {
+		throw new DistroError(
+			'unsupported',
+			`the database has schema ${schema} and this release needs ${SCHEMA_VERSION}: migrate it (make migrate, or supabase db push)`,
+		);
+	}
+	return new SupabaseMetadataStore(rpc, options);
+}
+
+class SupabaseMetadataStore implements MetadataStore {
+	readonly #writes: Batches;
+	readonly #reads: Batches;
+	readonly #leases: Batches;
+	readonly #slow: Batches;
+	readonly #random: Random;
+
+	constructor(rpc: SupabaseRpc, options: SupabaseStoreOptions) {
+		const { clock, random } = options;
+		const sizes = options.groupCommit === false ? SINGLE : GROUPED;
+		const deps = { rpc, breaker: new Breaker({ clock, random }), clock, random };
+		this.#slow = new Batches(deps, SLOW);
+		this.#writes = new Batches(deps, { name: 'distro_write', ...sizes.write, slow: this.#slow });
+		this.#reads = new Batches(deps, { name: 'distro_read', ...sizes.read });
+		// A renewal waits for writes under that lease: it must not hold any other row meanwhile.
+		this.#leases = new Batches(deps, { name: 'distro_write', ...sizes.write, lanes: 1 });
+		this.#random = random;
+	}
+
+	async #write(call: StoreCall, subject: Subject = {}): Promise<unknown> {
+		try {
+			return await ((call.chars ?? 0) > SLOW_CHARS ? this.#slow : this.#writes).run(call);
+		} catch (error) {
+			if (error instanceof Refusal) throw refusalError(error, subject);
+			throw error;
+		}
+	}
+
+	#read(method: string, args: object): Promise<unknown> {
+		return this.#reads.run({ method, args, key: JSON.stringify(args) });
+	}
+
+	/** Page by page, each going on after the last row of the one before. */
+	async #pages<Row>(
+		method: string,
+		args: object,
+		options: { limit: number; page: number; after: unknown; placeOf: (row: Row) => unknown },
+	): Promise<Row[]> {
+		const found: Row[] = [];
+		let { after } = options;
+		while (found.length < options.limit) {
+			const limit = Math.min(options.page, options.limit - found.length);
+			const page = (await this.#read(method, { ...args, after, limit })) as Row[];
+			found.push(...page);
+			const last = page.at(-1);
+			if (last === undefined || page.length < limit) break;
+			after = options.placeOf(last);
+		}
+		return found;
+	}
+
+	async initCluster(initial: ClusterRow): Promise<ClusterRow> {
+		const row = await this.#write({ method: 'initCluster', args: rows.clusterArgs(initial), key: '' });
+		return rows.toCluster(row as rows.ClusterJson);
+	}
+
+	async begin(intent: {
+		uploadId: UploadId;
+		objectId: ObjectId;
+		shards: readonly IntendedShard[];
+		expiresAtMs: number;
+	}): Promise<void> {
+		const { uploadId } = intent;
+		const args = { ...intent, shards: rows.pairs(intent.shards) };
+		await this.#write({ method: 'begin', args, key: uploadId }, { uploadId });
+	}
+
+	async extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void> {
+		const args = { uploadId, shards: rows.pairs(shards) };
+		await this.#write({ method: 'extend', args, key: uploadId }, { uploadId });
+	}
+
+	async renew(uploadId: UploadId, expiresAtMs: number): Promise<void> {
+		await this.#write({ method: 'renew', args: { uploadId, expiresAtMs }, key: uploadId }, { uploadId });
+	}
+
+	async commit(commit: Commit): Promise<ObjectRow> {
+		const { uploadId, objectId } = commit.object;
+		checkCommit(commit);
+		const args = rows.commitArgs(commit);
+		const chars = 1_000 + 1_500 * commit.segments.length + 2 * (commit.object.inline?.length ?? 0);
+		const known = await this.#write({ method: 'commit', args, key: uploadId, chars }, { uploadId, objectId });
+		return known === null ? commit.object : rows.toObject(known as rows.ObjectJson);
+	}
+
+	async abort(uploadId: UploadId, nowMs: number): Promise<void> {
+		await this.#write({ method: 'abort', args: { uploadId, nowMs }, key: uploadId });
+	}
+
+	async expireIntents(nowMs: number, limit: number, lease?: Lease): Promise<number> {
+		return (await this.#write({ method: 'expireIntents', args: { nowMs, limit }, key: '', lease })) as number;
+	}
+
+	async intents(limit: number): Promise<readonly IntentRow[]> {
+		const found = await this.#pages<rows.IntentJson>(
+			'intents',
+			{},
+			{ limit, page: PAGE, after: null, placeOf: ({ expiresAtMs, uploadId }) => [expiresAtMs, uploadId] },
+		);
+		return found.map(rows.toIntent);
+	}
+
+	async claimIdempotency(claim: Idempotency, nowMs: number): Promise<IdempotencyClaim> {
+		const { owner, key, fingerprint, uploadId, expiresAtMs } = claim;
+		const texts = { owner: rows.storable(owner), key: rows.storable(key), fingerprint: rows.storable(fingerprint) };
+		const args = { ...texts, uploadId, expiresAtMs, nowMs };
+		return (await this.#write({ method: 'claimIdempotency', args, key: uploadId })) as IdempotencyClaim;
+	}
+
+	async object(objectId: ObjectId): Promise<ObjectRow | null> {
+		if (!isId(objectId)) return null;
+		const row = await this.#read('object', { objectId });
+		return row === null ? null : rows.toObject(row as rows.ObjectJson);
+	}
+
+	async objectWithSegments(
+		objectId: ObjectId,
+		options: { fromSegment: number; limit: number },
+	): Promise<{ object: ObjectRow; segments: readonly Segment[] } | null> {
+		if (!isId(objectId)) return null;
+		const found = await this.#read('objectWithSegments', { objectId, ...options });
+		if (found === null) return null;
+		const { object, segments } = found as { object: rows.ObjectJson; segments: rows.SegmentJson[] };
+		return { object: rows.toObject(object), segments: segments.map(rows.toSegment) };
+	}
+
+	async segments(versionId: VersionId, options: { fromSegment: number; limit: number }): Promise<readonly Segment[]> {
+		const found = (await this.#read('segments', { versionId, ...options })) as rows.SegmentJson[];
+		return found.map(rows.toSegment);
+	}
+
+	async list(options: { limit: number; after: string | null }): Promise<ObjectPage> {
+		const after = options.after === null ? null : parseCursor(options.after);
+		// One more than asked for tells whether there is another page.
+		const found = await this.#pages<rows.ObjectJson>(
+			'list',
+			{},
+			{
+				limit: options.limit + 1,
+				page: OBJECT_PAGE,
+				after: after === null ? null : [after.createdAtMs, after.objectId],
+				placeOf: ({ createdAtMs, objectId }) => [createdAtMs, objectId],
+			},
+		);
+		const objects = found.slice(0, options.limit).map(rows.toObject);
+		const last = objects.at(-1);
+		return { objects, next: last === undefined || found.length <= options.limit ? null : cursorOf(last) };
+	}
+
+	async deleteObject(objectId: ObjectId, nowMs: number): Promise<boolean> {
+		if (!isId(objectId)) return false;
+		const args = { objectId, nowMs, callId: newId(this.#random) };
+		return (await this.#write({ method: 'deleteObject', args, key: objectId })) as boolean;
+	}
+
+	async deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]> {
+		const found = await this.#pages<[string, ShardId]>(
+			'deletions',
+			{ workerId },
+			{ limit, page: PAGE, after: null, placeOf: ([itemNo]) => itemNo },
+		);
+		return found.map(([, shardId]) => shardId);
+	}
+
+	async deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void> {
+		await this.#write({ method: 'deletionsDone', args: { workerId, shardIds }, key: workerId, lease });
+	}
+
+	async counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }> {
+		const { objects, intents, deletions, repairs, bytes } = (await this.#read('counts', {})) as Record<
+			'objects' | 'intents' | 'deletions' | 'repairs' | 'bytes',
+			string
+		>;
+		return {
+			objects: Number(objects),
+			intents: Number(intents),
+			deletions: Number(deletions),
+			repairs: Number(repairs),
+			bytes: Number(bytes),
+		};
+	}
+
+	async addFindings(findings: readonly Finding[]): Promise<void> {
+		const key = findings[0]?.shardId ?? '';
+		await this.#write({ method: 'addFindings', args: { findings: findings.map(rows.findingArgs) }, key });
+	}
+
+	async findings(versionId: VersionId): Promise<readonly Finding[]> {
+		const found = await this.#pages<rows.FindingJson>(
+			'findings',
+			{ versionId },
+			{ limit: Number.POSITIVE_INFINITY, page: PAGE, after: null, placeOf: ({ shardId }) => shardId },
+		);
+		return found.map(rows.toFinding);
+	}
+
+	async repairs(options: { nowMs: number; limit: number }): Promise<readonly RepairItem[]> {
+		const found = await this.#pages<rows.RepairJson>(
+			'repairs',
+			{ nowMs: options.nowMs },
+			{ limit: options.limit, page: PAGE, after: null, placeOf: ({ place }) => place },
+		);
+		return found.map(rows.toRepair);
+	}
+
+	async deferRepair(item: RepairItem, dueAtMs: number, lease?: Lease): Promise<void> {
+		await this.#write({ method: 'deferRepair', args: { item, dueAtMs }, key: item.objectId, lease });
+	}
+
+	async repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void> {
+		const { item, placement, nowMs } = done;
+		const { shardId, workerId } = placement;
+		const args = { item, uploadId, shardId, workerId, nowMs };
+		const answer = await this.#write({ method: 'repairDone', args, key: uploadId, lease }, { uploadId });
+		if (answer !== null) throw segmentGone();
+	}
+
+	async saveWorker(worker: WorkerRow): Promise<void> {
+		const { workerId, name } = worker;
+		await this.#write({ method: 'saveWorker', args: rows.workerArgs(worker), key: workerId }, { name });
+	}
+
+	async workers(): Promise<readonly WorkerRow[]> {
+		const found = await this.#pages<rows.WorkerJson>(
+			'workers',
+			{},
+			{ limit: Number.POSITIVE_INFINITY, page: PAGE, after: null, placeOf: ({ name }) => name },
+		);
+		return found.map(rows.toWorker);
+	}
+
+	async acquireLease(name: string, options: { holder: string; ttlMs: number }): Promise<Lease | null> {
+		const fencing = await this.#leases.run({ method: 'acquireLease', args: { name, ...options }, key: name });
+		return fencing === null ? null : { name, fencing: Number(fencing) };
+	}
+
+	async releaseLease({ name, fencing }: Lease): Promise<void> {
+		await this.#leases.run({ method: 'releaseLease', args: { name, fencing: String(fencing) }, key: name });
+	}
+
+	async close(): Promise<void> {
+		await Promise.all([this.#writes.close(), this.#reads.close(), this.#leases.close()]);
+		await this.#slow.close();
+	}
+}
