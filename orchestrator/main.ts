@@ -21,6 +21,7 @@ import { Keyring } from './keyring.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import type { ClusterView } from './objects.types.ts';
+import { waitForKnownWorkers } from './readiness.ts';
 import { repairDue } from './repair.ts';
 import { addClusterService } from './service.ts';
 import { openSqliteStore } from './store-sqlite.ts';
@@ -59,6 +60,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			),
 	});
 	await workers.load();
+	// Before the first of them can come back, and is seen later than the others.
+	const awaited = waitForKnownWorkers(
+		workers.rows().map(({ row }) => row),
+		{ clock, isReady: (workerId) => workers.state(workerId) === 'ready' },
+	);
 	const transport = new GrpcShardTransport({ tls, connections: config.workerConnections });
 	const pool = new ArenaPool(config.memoryBudgetBytes, { clock });
 	const metrics = createOrchestratorMetrics({ name: config.name, pool, workers, store, tls });
@@ -103,7 +109,10 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
 			try {
 				await store.counts();
-				return { ok: true, reasons: [] };
+				const names = awaited().map((workerId) => workers.name(workerId));
+				return names.length === 0
+					? { ok: true, reasons: [] }
+					: { ok: false, reasons: [`waiting for known workers: ${names.join(', ')}`] };
 			} catch (error) {
 				return { ok: false, reasons: [`the metadata store does not answer: ${(error as Error).message}`] };
 			}
