@@ -89,17 +89,19 @@ class FakeObjects implements Objects {
 
 let objects: FakeObjects;
 let app: FastifyInstance;
+let warned: object[];
 const sockets: net.Socket[] = [];
 
 beforeEach(async () => {
 	objects = new FakeObjects();
+	warned = [];
 	app = createHttpServer({
 		objects,
 		cluster: () => Promise.reject(new Error('unused')),
 		auth: null,
 		ready: async () => ({ ok: true, reasons: [] }),
 		metrics: { contentType: 'text/plain', render: async () => '', observeRequest: () => {} },
-		log: { error: () => {}, warn: () => {}, debug: () => {} },
+		log: { error: () => {}, warn: (fields) => warned.push(fields), debug: () => {} },
 		limits: { maxObjectBytes: MAX_BYTES },
 	});
 	await app.listen({ host: '127.0.0.1', port: 0 });
@@ -183,6 +185,16 @@ describe('no reservation is left behind', () => {
 			expect([objects.begun, objects.stored.length]).toEqual([1, 0]);
 		});
 	}
+});
+
+test('why it can not be read now is logged, and not sent', async () => {
+	const error = new DistroError('unavailable', 'start workers', { cause: new Error('192.0.2.7 is away') });
+	vi.spyOn(objects, 'open').mockRejectedValue(error);
+	const answer = await exchange(`GET /objects/${KNOWN} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+	expect(answer).toMatch(/^HTTP\/1\.1 503 /);
+	expect(answer).toContain('start workers');
+	expect(answer).not.toContain('192.0.2.7');
+	expect(warned).toMatchObject([{ status: 503, err: error }]);
 });
 
 test('an empty cursor is none', async () => {
