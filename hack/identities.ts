@@ -17,7 +17,7 @@ export function tlsFolder(dataDir: string): string {
 
 /** `hosts` are names and addresses that the process is dialled by. */
 export async function issueOrchestrator(authority: Authority, dataDir: string, hosts: readonly string[]) {
-	mkdirSync(dataDir, { recursive: true });
+	mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 	const idFile = join(dataDir, 'id');
 	if (!existsSync(idFile)) writeFileSync(idFile, randomBytes(16).toString('hex'));
 	const id = readFileSync(idFile, 'utf8');
@@ -25,7 +25,7 @@ export async function issueOrchestrator(authority: Authority, dataDir: string, h
 }
 
 export async function issueWorker(authority: Authority, dataDir: string, hosts: readonly string[]) {
-	mkdirSync(dataDir, { recursive: true });
+	mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 	// An empty environment: a worker's code gets no master key.
 	const command = [join(ROOT, 'worker/init.ts'), dataDir];
 	const made = execFileSync(process.execPath, command, { encoding: 'utf8', stdio: 'pipe', env: {} });

@@ -8,7 +8,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
-import { appendFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { loadDotenv } from '../platform/env.ts';
@@ -28,6 +28,8 @@ import { NODE_OPTIONS_OF } from './node-options.ts';
 
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 12_000;
+/** Whoever waits longer wants to know for what. */
+const STOP_PATIENCE_MS = 1_000;
 const POLL_MS = 100;
 const LOOPBACK = '127.0.0.1';
 const HOSTS = ['localhost', LOOPBACK];
@@ -63,7 +65,9 @@ async function prepare(): Promise<Member[]> {
 	try {
 		mkdirSync(dataDir, { recursive: true });
 		if (!tryLock(join(dataDir, 'supervisor.lock'))) {
-			throw new Error('a cluster runs on it already: stop that one first');
+			const { supervisor } = readClusterFile(dataDir) ?? {};
+			const how = supervisor !== undefined && isAlive(supervisor) ? ` (kill -INT ${supervisor})` : '';
+			throw new Error(`a cluster runs on it already: stop that one first${how}`);
 		}
 	} catch (error) {
 		throw new Error(`DATA_DIR ${dataDir} can't be used: ${(error as Error).message}. Or choose another.`);
@@ -74,6 +78,7 @@ async function prepare(): Promise<Member[]> {
 	const grpcPort = wholeNumber('GRPC_PORT', 9090, 0, 65_535);
 	const workerHttpBase = wholeNumber('WORKER_HTTP_BASE', 9100, 0, 65_000);
 	const workerGrpcBase = wholeNumber('WORKER_GRPC_BASE', 9200, 0, 65_000);
+	warnOfLeftOut(workers);
 	const authority = await openAuthority(join(dataDir, 'ca'));
 	const orchestratorGrpc = await port(grpcPort, 'GRPC_PORT');
 	const list: Member[] = [];
@@ -90,6 +95,17 @@ async function prepare(): Promise<Member[]> {
 		);
 	}
 	return list;
+}
+
+/** Fewer workers than before: what they have is there, and can't be read until they are back. */
+function warnOfLeftOut(workers: number): void {
+	const names = readdirSync(dataDir)
+		.filter((name) => Number(/^worker-(\d+)$/.exec(name)?.[1]) > workers)
+		.filter((name) => existsSync(join(dataDir, name, 'worker.json')))
+		.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+	if (names.length === 0) return;
+	const have = names.length === 1 ? 'has data here and is' : 'have data here and are';
+	say(`${names.join(', ')} ${have} not started: WORKERS=${workers}`);
 }
 
 /** Processes whose supervisor was killed stop by themselves; until then they have the data and the ports. */
@@ -221,6 +237,8 @@ function logOf(member: Member): string {
 
 async function startAll(all: readonly Member[]): Promise<void> {
 	say(`Starting ${all.length} processes on ${dataDir}`);
+	const masterKey = join(dataDir, ORCHESTRATOR, 'master.key');
+	const hadMasterKey = existsSync(masterKey);
 	for (const member of all) await start(member);
 	const deadline = Date.now() + READY_TIMEOUT_MS;
 	const waiting = new Set(all);
@@ -245,15 +263,23 @@ async function startAll(all: readonly Member[]): Promise<void> {
 	started = true;
 	save();
 	const { url: http } = all[0] as Member;
+	const workers = all.length - 1;
+	const down = all.length - ready;
+	const notes = [
+		...(workers === 1 ? ['With one worker nothing is durable: what it loses is lost.'] : []),
+		...(existsSync(masterKey) && !hadMasterKey
+			? [`A master key was made: ${masterKey}\nCopy it to a safe place: nothing can be read without it.`]
+			: []),
+	];
 	say(`
-Distro is ready: ${http}${ready < all.length ? `, but ${all.length - ready} of ${all.length - 1} workers are not` : ''}
+Distro is ready: ${http}${down > 0 ? `, but ${down} of ${workers} workers ${down === 1 ? 'is' : 'are'} not` : ''}
 
   curl -X POST ${http}/upload -F "file=@./upload/payload.txt"
   curl -X GET ${http}/download/<object_id> -o ./download/output.txt
   curl ${http}/cluster
 
 Processes and ports: ${join(dataDir, 'cluster.json')}. Ctrl-C stops all of them.
-`);
+${notes.map((note) => `\n${note}\n`).join('')}`);
 }
 
 async function isReady(member: Member): Promise<boolean> {
@@ -313,7 +339,11 @@ async function stop(code: unknown): Promise<void> {
 		process.exit(1);
 	}
 	stopping = true;
-	if (started) say('Stopping');
+	if (started) {
+		say('Stopping');
+		const why = 'Waiting for transfers under way; Ctrl-C once more ends them at once';
+		setTimeout(() => say(why), STOP_PATIENCE_MS).unref();
+	}
 	for (const role of ['orchestrator', 'worker'] as const) {
 		await Promise.all(members.filter((member) => member.role === role).map(stopOne));
 	}

@@ -75,7 +75,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 	const master = given === null ? null : reader.parse(() => parseMasterKeys(given));
 	reader.done();
 	try {
-		mkdirSync(dataDir, { recursive: true });
+		mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 	} catch (cause) {
 		throw new DistroError('invalid', `DATA_DIR ${dataDir} can't be used: ${(cause as Error).message}`, { cause });
 	}

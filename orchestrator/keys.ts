@@ -84,7 +84,7 @@ function dataDir(): string {
 
 try {
 	const folder = dataDir();
-	mkdirSync(folder, { recursive: true });
+	mkdirSync(folder, { recursive: true, mode: 0o700 });
 	const store = openApiKeys({ dataDir: folder, clock: systemClock });
 	try {
 		console.log(await run(store, process.argv.slice(2)));

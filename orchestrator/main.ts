@@ -22,6 +22,7 @@ import { type ExclusiveJob, exclusive } from './leases.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import type { ClusterView } from './objects.types.ts';
+import { waitForKnownWorkers } from './readiness.ts';
 import { repairDue } from './repair.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
@@ -56,6 +57,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			),
 	});
 	await workers.load();
+	// Before the first of them can come back, and is seen later than the others.
+	const awaited = waitForKnownWorkers(
+		workers.rows().map(({ row }) => row),
+		{ clock, isReady: (workerId) => workers.state(workerId) === 'ready' },
+	);
 	const transport = new GrpcShardTransport({ tls, connections: config.workerConnections });
 	const pool = new ArenaPool(config.memoryBudgetBytes, { clock });
 	const metrics = createOrchestratorMetrics({ name: config.name, pool, workers, store, tls });
@@ -100,7 +106,10 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
 			try {
 				await store.counts();
-				return { ok: true, reasons: [] };
+				const names = awaited().map((workerId) => workers.name(workerId));
+				return names.length === 0
+					? { ok: true, reasons: [] }
+					: { ok: false, reasons: [`waiting for known workers: ${names.join(', ')}`] };
 			} catch (error) {
 				const { message, cause } = error as Error;
 				const why = cause instanceof DistroError ? `${message}: ${cause.message}` : message;

@@ -25,7 +25,7 @@ export function loadOrCreateIdentity(dataDir: string, random: Random): WorkerIde
 	const identityFile = join(dataDir, IDENTITY_FILE);
 	const keyFile = join(dataDir, KEY_FILE);
 	if (!existsSync(identityFile)) {
-		mkdirSync(dataDir, { recursive: true });
+		mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 		// The identity file last: it is what says that the key is there.
 		if (!existsSync(keyFile)) writeFileDurably(keyFile, signingKeyToPem(newSigningKey()), { mode: 0o600 });
 		const workerId = newId<WorkerId>(random);

@@ -549,11 +549,18 @@ export class Gather {
 		const away = sources.length - lost.length;
 		// What is only away may come back; what is gone or wrong does not.
 		const kind = away >= shape.k ? 'unavailable' : 'unrecoverable';
-		const why = [...this.#bad.values()].map((error) => error.message).join('; ');
+		const left = kind === 'unavailable' ? sources.length - this.#bad.size : away;
+		const many = left === 0 ? 'none' : `only ${left}`;
+		const shards = `${many} of this segment's ${shape.n} shard${shape.n === 1 ? '' : 's'}`;
+		const needed = `${shape.k} ${shape.k === 1 ? 'is' : 'are'} needed`;
+		// For whoever asked; addresses and what went wrong there are for the log.
+		const why = [...this.#bad].map(([shardIndex, { message }]) => `shard ${shardIndex}: ${message}`).join('; ');
 		return new DistroError(
 			kind,
-			`fewer than ${shape.k} of this segment's ${shape.n} shards can be read now${why === '' ? '' : `: ${why}`}`,
-			{ retryAfterMs: 5_000 },
+			kind === 'unavailable'
+				? `${shards} can be read now and ${needed}: start the workers that are not ready (GET /cluster lists them)`
+				: `${shards} can still be read and ${needed}: the others are lost or damaged`,
+			{ retryAfterMs: 5_000, ...(why === '' ? {} : { cause: new Error(why) }) },
 		);
 	}
 

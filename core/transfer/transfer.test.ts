@@ -443,11 +443,21 @@ describe('gather', () => {
 		const { transport, targets, segment } = await stored();
 		const sources = sourcesOf(targets, segment.result.placements);
 		for (const t of targets.slice(0, 3)) transport.faultsOf(t.worker.workerId).dead = true;
-		await expect(gatherAll(transport, segment, { sources })).rejects.toMatchObject({ kind: 'unavailable' });
+		await expect(gatherAll(transport, segment, { sources })).rejects.toMatchObject({
+			kind: 'unavailable',
+			message: expect.stringMatching(/^only 3 of this segment's 6 shards can be read now and 4 are needed: start /),
+			// Where and why is for the log.
+			cause: expect.objectContaining({ message: expect.stringContaining('shard 0: ') }),
+		});
 		for (const t of targets.slice(0, 3)) {
 			transport.faultsOf(t.worker.workerId).dead = false;
 			transport.shardsOf(t.worker.workerId).clear();
 		}
-		await expect(gatherAll(transport, segment, { sources })).rejects.toMatchObject({ kind: 'unrecoverable' });
+		await expect(gatherAll(transport, segment, { sources })).rejects.toMatchObject({
+			kind: 'unrecoverable',
+			message: expect.stringMatching(
+				/^only 3 of this segment's 6 shards can still be read and 4 are needed: the others/,
+			),
+		});
 	});
 });

@@ -2,10 +2,17 @@
 
 import type { IncomingMessage } from 'node:http';
 import { describe, expect, test } from 'vitest';
-import { loopbackAuthenticator } from './auth.ts';
+import { loopbackAuthenticator, requireScope } from './auth.ts';
 
 const check = (method: string, headers: Record<string, string>) =>
 	loopbackAuthenticator.check({ method, headers } as unknown as IncomingMessage);
+
+test('each scope includes the ones before it, and a refusal says what the key may', () => {
+	requireScope({ owner: 'a', scope: 'admin' }, 'write');
+	requireScope({ owner: 'a', scope: 'write' }, 'read');
+	expect(() => requireScope({ owner: 'a', scope: 'read' }, 'write')).toThrow('may read only,');
+	expect(() => requireScope({ owner: 'a', scope: 'write' }, 'admin')).toThrow('may read and write,');
+});
 
 describe('open on loopback', () => {
 	test.each(['localhost', 'localhost:8080', '127.0.0.1:8080', '[::1]:8080', '192.0.2.7'])('%s may', async (host) => {

@@ -56,5 +56,6 @@ export const loopbackAuthenticator: Authenticator = {
 /** Throws 403. */
 export function requireScope(caller: Caller, needed: ApiKeyScope): void {
 	if (API_KEY_SCOPES.indexOf(caller.scope) >= API_KEY_SCOPES.indexOf(needed)) return;
-	throw new HttpRefusal(403, `this API key may ${caller.scope} only, and this needs the scope ${needed}`);
+	const may = caller.scope === 'read' ? 'read only' : 'read and write';
+	throw new HttpRefusal(403, `this API key may ${may}, and this needs the scope ${needed}`);
 }

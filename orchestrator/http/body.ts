@@ -8,6 +8,7 @@ import type { Readable } from 'node:stream';
 import { Busboy } from '@fastify/busboy';
 import { DistroError } from '../../core/errors.ts';
 import type { ObjectInfo, Upload } from '../objects.types.ts';
+import { nameInForm } from './headers.ts';
 import { watchIdle } from './idle.ts';
 import { HttpRefusal } from './problem.ts';
 
@@ -132,7 +133,11 @@ export async function receiveMultipart(
 	let over = false;
 	let parser: InstanceType<typeof Busboy>;
 	try {
-		parser = new Busboy({ headers: request.headers as { 'content-type': string }, limits: FORM_LIMITS });
+		parser = new Busboy({
+			headers: request.headers as { 'content-type': string },
+			limits: FORM_LIMITS,
+			preservePath: true,
+		});
 	} catch {
 		throw new HttpRefusal(400, 'the multipart header has no boundary: let your client set it');
 	}
@@ -154,7 +159,7 @@ export async function receiveMultipart(
 					return;
 				}
 				const part = {
-					name: filename === undefined || filename === '' ? null : filename,
+					name: filename === undefined || filename === '' ? null : nameInForm(filename),
 					contentType: contentType || null,
 				};
 				received = (async () => {

@@ -6,6 +6,10 @@ import { HttpRefusal, problemOf, renderProblem } from './problem.ts';
 
 /** The answer that a connection is busy with. */
 const answering = new WeakMap<Socket, { request: IncomingMessage; response: ServerResponse }>();
+/** Connections that take no more requests and end after the answer they are busy with. */
+const ending = new WeakSet<Socket>();
+/** So long what still comes is read: closing at once would reset the connection, and take the answer from the client. */
+const LINGER_MS = 5_000;
 
 export function noteAnswering(request: IncomingMessage, response: ServerResponse): void {
 	answering.set(request.socket, { request, response });
@@ -13,18 +17,33 @@ export function noteAnswering(request: IncomingMessage, response: ServerResponse
 
 /** For server.on('clientError'): what came is not HTTP, has too long a head, or did not come in time. */
 export function refuseConnection(error: NodeJS.ErrnoException, socket: Socket): void {
+	if (ending.has(socket) && error.code !== 'ECONNRESET') return;
 	const { request, response } = answering.get(socket) ?? {};
 	const busy = response !== undefined && !response.writableFinished;
 	// A problem in the middle of another answer would be taken for bytes of it, and one before it for the answer itself.
 	const clear = !busy || (!response.headersSent && request?.complete === false);
-	if (!clear || !socket.writable || error.code === 'ECONNRESET') {
+	if (!socket.writable || error.code === 'ECONNRESET') {
 		socket.destroy();
+		return;
+	}
+	if (!clear) {
+		// Often the body of a request that announced none: its own answer says so better than any of ours.
+		if (busy && request?.complete === true) endAfterAnswer(socket, response);
+		else socket.destroy();
 		return;
 	}
 	const problem = problemOf(refusalOf(error.code));
 	const { headers, body } = renderProblem(problem, 'connection');
 	const head = Object.entries({ ...headers, connection: 'close' }).map(([name, value]) => `${name}: ${value}\r\n`);
 	socket.end(`HTTP/1.1 ${problem.status} ${problem.title}\r\n${head.join('')}\r\n${body}`, () => socket.destroy());
+}
+
+function endAfterAnswer(socket: Socket, response: ServerResponse): void {
+	ending.add(socket);
+	response.once('finish', () => {
+		socket.end();
+		setTimeout(() => socket.destroy(), LINGER_MS).unref();
+	});
 }
 
 function refusalOf(code: string | undefined): HttpRefusal {

@@ -4,10 +4,12 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { CONTENT_TYPE_MAX_BYTES, NAME_MAX_BYTES } from '../../core/limits.ts';
 import {
+	bodyType,
 	checkContentType,
 	checkName,
 	contentDisposition,
 	matchesEtag,
+	nameInForm,
 	parseRange,
 	parseReprDigest,
 	rangeStillValid,
@@ -148,6 +150,18 @@ describe('names and types', () => {
 		expect(checkContentType('text/plain; charset=utf-8')).toBe('text/plain; charset=utf-8');
 	});
 
+	test('of a body: what curl says of any bytes is none', () => {
+		expect(bodyType('application/x-www-form-urlencoded')).toBeNull();
+		expect(bodyType('Application/X-WWW-form-urlencoded; charset=utf-8')).toBeNull();
+		expect(bodyType('application/x-www-form-urlencoded2')).toBe('application/x-www-form-urlencoded2');
+		expect(bodyType('image/png')).toBe('image/png');
+	});
+
+	test('in a form exactly three characters are escaped', () => {
+		expect(nameInForm('say %22hi%22%0D%0A')).toBe('say "hi"\r\n');
+		expect(nameInForm('100%25 %20 %0a %2522')).toBe('100%25 %20 %0a %2522');
+	});
+
 	test('that can not', () => {
 		for (const name of ['é'.repeat(NAME_MAX_BYTES / 2 + 1), 'a\nb', 'a\u0000', '\u007f'])
 			expect(refusal(() => checkName(name))).toBe('invalid');
@@ -157,6 +171,7 @@ describe('names and types', () => {
 
 	test('Content-Disposition can be parsed back, and is one line of ASCII', () => {
 		expect(contentDisposition(null)).toBe('attachment');
+		expect(contentDisposition('../a/b\\c')).toBe(`attachment; filename=".._a_b_c"; filename*=UTF-8''.._a_b_c`);
 		expect(contentDisposition(`it's (1) "é".txt`)).toBe(
 			`attachment; filename="it's (1) __._txt"; filename*=UTF-8''it%27s%20%281%29%20%22%C3%A9%22.txt`.replace(
 				'._txt',
@@ -170,7 +185,7 @@ describe('names and types', () => {
 				expect(header).toMatch(/^[\x20-\x7e]+$/);
 				const [, ascii, encoded] = /^attachment; filename="([^"\\]*)"; filename\*=UTF-8''(\S+)$/.exec(header) ?? [];
 				expect(ascii).toBeDefined();
-				expect(decodeURIComponent(encoded ?? '')).toBe(name);
+				expect(decodeURIComponent(encoded ?? '')).toBe(name.replace(/[/\\]/g, '_'));
 			}),
 			{ seed: 20_240_631 },
 		);

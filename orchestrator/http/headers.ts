@@ -86,6 +86,17 @@ export function checkContentType(type: string | undefined): string | null {
 	return type;
 }
 
+/** The same for a body that is the object. What `curl --data-binary` says by itself of any bytes says nothing of these. */
+export function bodyType(type: string | undefined): string | null {
+	const checked = checkContentType(type);
+	return checked !== null && /^application\/x-www-form-urlencoded\s*(;|$)/i.test(checked) ? null : checked;
+}
+
+/** A file's name as browsers and curl put it into a form: they escape these three characters, and nothing else. */
+export function nameInForm(escaped: string): string {
+	return escaped.replace(/%(?:22|0A|0D)/g, (code) => decodeURIComponent(code));
+}
+
 /** What every answer about an object carries. */
 export function objectHeaders(info: ObjectInfo): Record<string, string> {
 	return {
@@ -100,10 +111,11 @@ export function objectHeaders(info: ObjectInfo): Record<string, string> {
 	};
 }
 
-/** RFC 6266, with RFC 8187 for what is not ASCII. */
+/** RFC 6266, with RFC 8187 for what is not ASCII. It names a file: what separates folders is taken out. */
 export function contentDisposition(name: string | null): string {
 	if (name === null) return 'attachment';
-	const ascii = name.replace(/[^\x20-\x7e]|["\\]/g, '_');
-	const encoded = encodeURIComponent(name).replace(/['()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+	const file = name.replace(/[/\\]/g, '_');
+	const ascii = file.replace(/[^\x20-\x7e]|"/g, '_');
+	const encoded = encodeURIComponent(file).replace(/['()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
 	return `attachment; filename="${ascii}"; filename*=UTF-8''${encoded}`;
 }

@@ -3,7 +3,7 @@
 import { once } from 'node:events';
 import net, { type AddressInfo } from 'node:net';
 import type { FastifyInstance } from 'fastify';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { DistroError } from '../../core/errors.ts';
 import type { ObjectId } from '../../core/ids.ts';
 import type { Download, ObjectInfo, Objects, Upload, UploadOptions } from '../objects.types.ts';
@@ -89,17 +89,19 @@ class FakeObjects implements Objects {
 
 let objects: FakeObjects;
 let app: FastifyInstance;
+let warned: object[];
 const sockets: net.Socket[] = [];
 
 beforeEach(async () => {
 	objects = new FakeObjects();
+	warned = [];
 	app = createHttpServer({
 		objects,
 		cluster: () => Promise.reject(new Error('unused')),
 		auth: null,
 		ready: async () => ({ ok: true, reasons: [] }),
 		metrics: { contentType: 'text/plain', render: async () => '', observeRequest: () => {} },
-		log: { error: () => {}, warn: () => {}, debug: () => {} },
+		log: { error: () => {}, warn: (fields) => warned.push(fields), debug: () => {} },
 		limits: { maxObjectBytes: MAX_BYTES },
 	});
 	await app.listen({ host: '127.0.0.1', port: 0 });
@@ -185,6 +187,28 @@ describe('no reservation is left behind', () => {
 	}
 });
 
+test('why it can not be read now is logged, and not sent', async () => {
+	const error = new DistroError('unavailable', 'start workers', { cause: new Error('192.0.2.7 is away') });
+	vi.spyOn(objects, 'open').mockRejectedValue(error);
+	const answer = await exchange(`GET /objects/${KNOWN} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+	expect(answer).toMatch(/^HTTP\/1\.1 503 /);
+	expect(answer).toContain('start workers');
+	expect(answer).not.toContain('192.0.2.7');
+	expect(warned).toMatchObject([{ status: 503, err: error }]);
+});
+
+test('an empty cursor is none', async () => {
+	const list = vi.spyOn(objects, 'list');
+	await exchange('GET /objects?cursor= HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+	expect(list).toHaveBeenCalledWith(expect.objectContaining({ cursor: null }));
+});
+
+test('what curl says of any bytes is stored as no type', async () => {
+	const type = 'application/x-www-form-urlencoded';
+	await exchange(post('/objects', { 'content-length': 1, 'content-type': type }, 'x'));
+	expect(objects.stored.at(-1)?.options.contentType).toBeNull();
+});
+
 test('a repeated request gets the stored answer, however long its body is', async () => {
 	objects.answered = infoOf(3_000_000);
 	const body = Buffer.alloc(3_000_000);
@@ -213,6 +237,18 @@ describe('forms', () => {
 			const { bytes, options } = objects.stored.at(-1) as FakeObjects['stored'][number];
 			expect([bytes.toString(), options.name, options.contentType]).toEqual(['\r\n--bn\r\nd--', 'a.txt', 'text/plain']);
 		}
+	});
+
+	test('store a name as the other way in does', async () => {
+		for (const [sent, name] of [
+			['a %22quoted%22 name', 'a "quoted" name'],
+			['folder/100%25.txt', 'folder/100%25.txt'],
+		] as const) {
+			expect(await exchange(form(`${part({ filename: sent })}--bnd--\r\n`))).toMatch(/^HTTP\/1\.1 201 /);
+			await exchange(post(`/objects?name=${encodeURIComponent(name)}`, { 'content-length': 1 }, 'x'));
+			expect(objects.stored.slice(-2).map(({ options }) => options.name)).toEqual([name, name]);
+		}
+		expect(await exchange(form(`${part({ filename: 'two%0Alines' })}--bnd--\r\n`))).toMatch(/^HTTP\/1\.1 400 /);
 	});
 
 	test.each([
@@ -268,10 +304,33 @@ describe('what node and fastify refuse is a problem too', () => {
 		expect(JSON.parse(body)).toMatchObject({ status, detail: expect.stringMatching(/ .+ /) });
 	});
 
-	test('but never in the middle of another answer', async () => {
+	const inTwo = 'POST /objects HTTP/1.1\r\nHost: x\r\n\r\n|xyz';
+	test.each([
+		['in one packet', [inTwo.replace('|', '')], 411],
+		['in two', inTwo.split('|'), 411],
+		['and much of it', [inTwo.replace('|', 'x'.repeat(3_000_000))], 411],
+		['at no path', ['POST /nothing HTTP/1.1\r\nHost: x\r\n\r\nxyz'], 404],
+	])(
+		'a body that nothing announced gets the answer to its request, and no other: %s',
+		async (_what, pieces, status) => {
+			const socket = await connect();
+			let answer = '';
+			socket.on('data', (chunk: Buffer) => {
+				answer += chunk.toString('latin1');
+			});
+			for (const piece of pieces) socket.write(piece);
+			await once(socket, 'end');
+			// In two, the second may come after the answer, and is a malformed request of its own.
+			expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+			if (pieces.length === 1) expect(answer.match(/HTTP\/1\.1 /g)).toHaveLength(1);
+		},
+	);
+
+	test('a download goes on to its end although what comes after its request is no HTTP', async () => {
 		const answer = await exchange(`GET /objects/${KNOWN} HTTP/1.1\r\nHost: x\r\n\r\nGARBAGE\r\n\r\n`);
-		expect(answer).toMatch(/^HTTP\/1\.1 200 |^$/);
-		expect(answer.slice(10)).not.toContain('HTTP/1.1');
+		expect(answer).toMatch(/^HTTP\/1\.1 200 /);
+		// And nothing else came in its middle or behind it.
+		expect(answer.length - answer.indexOf('\r\n\r\n') - 4).toBe(KNOWN_BYTES);
 	});
 });
 

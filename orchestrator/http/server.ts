@@ -14,7 +14,7 @@ import { type Authenticator, type Caller, requireScope } from './auth.ts';
 import { announcedSize, endAfterBody, receiveMultipart, receiveRaw, skipRaw } from './body.ts';
 import { sendObject } from './download.ts';
 import { noteAnswering, refusalOfFramework, refuseConnection } from './early-errors.ts';
-import { checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
+import { bodyType, checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
 import { fingerprintOf, idempotencyKeyOf } from './idempotency.ts';
 import { openApi } from './openapi.ts';
 import { HttpRefusal, problemOf, renderProblem } from './problem.ts';
@@ -66,6 +66,7 @@ export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 	let count = 0;
 	const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
 		reply.hijack();
+		noteAnswering(request.raw, reply.raw);
 		const refusal = error instanceof HttpRefusal ? null : refusalOfFramework(error as Error);
 		answerProblem(deps, { raw: request.raw, response: reply.raw, id: request.id }, refusal ?? error);
 	};
@@ -85,6 +86,7 @@ export function createHttpServer(deps: HttpServerDeps): FastifyInstance {
 		frameworkErrors: (error, request, reply) => refuse(error, request, reply),
 	});
 	app.server.on('checkExpectation', (raw: IncomingMessage, response: ServerResponse) => {
+		noteAnswering(raw, response);
 		const error = new HttpRefusal(417, 'the only Expect that is met here is 100-continue');
 		answerProblem(deps, { raw, response, id: 'expect' }, error);
 	});
@@ -158,6 +160,8 @@ function answerProblem(
 	const fields = { request: id, method: raw.method, path: raw.url?.split('?')[0], status: problem.status };
 	if (problem.status >= 500 && problem.status !== 503 && problem.status !== 507) {
 		deps.log.error({ ...fields, err: asDistroError(error) }, 'request failed');
+	} else if (problem.status === 503 && (error as Error).cause !== undefined) {
+		deps.log.warn({ ...fields, err: asDistroError(error) }, 'request failed for now');
 	} else deps.log.debug({ ...fields, detail: problem.detail }, 'request refused');
 	if (response.headersSent || response.destroyed) {
 		response.destroy();
@@ -230,7 +234,7 @@ function routesOf(deps: HttpServerDeps): Route[] {
 
 	const put: Handler = async (exchange) => {
 		const { raw, response, request } = exchange;
-		const type = checkContentType(raw.headers['content-type']);
+		const type = bodyType(raw.headers['content-type']);
 		if (type !== null && /^multipart\//i.test(type)) {
 			throw new HttpRefusal(415, 'POST /objects takes the bytes themselves; a form goes to POST /upload');
 		}
@@ -276,7 +280,7 @@ function routesOf(deps: HttpServerDeps): Route[] {
 					min: 1,
 					max: PAGE_MAX,
 				});
-				const page = await objects.list({ limit, cursor: single(query.cursor) ?? null });
+				const page = await objects.list({ limit, cursor: single(query.cursor) || null });
 				answerJson(response, 200, { objects: page.objects.map(infoJson), next: page.next });
 			},
 		},

@@ -45,6 +45,8 @@ describe('one cluster', () => {
 
 	test('a second supervisor on its folder is refused, though cluster.json tells nothing', () => {
 		const before = readFileSync(clusterFilePath(c.dataDir));
+		const { supervisor } = readClusterFile(c.dataDir) as NonNullable<ReturnType<typeof readClusterFile>>;
+		expect(runAgain({ DATA_DIR: c.dataDir }).stderr).toContain(`stop that one first (kill -INT ${supervisor}).`);
 		writeFileSync(clusterFilePath(c.dataDir), '{"supervis');
 		const { status, stderr } = runAgain({ DATA_DIR: c.dataDir });
 		writeFileSync(clusterFilePath(c.dataDir), before);
@@ -112,6 +114,33 @@ describe('one cluster', () => {
 		const log = readFileSync(join(c.dataDir, 'orchestrator-1', 'log'), 'utf8');
 		expect(log).toContain('"msg":"stopped"');
 		expect(log).not.toContain('took too long');
+	});
+
+	test('a stop that waits says for what, and one that does not wait says nothing', async () => {
+		const stored = await put(c.http, random.bytes(40_000_000));
+		const agent = new http.Agent({ keepAlive: true });
+		const response = await new Promise<http.IncomingMessage>((done) => {
+			http.get(`${c.http}/objects/${stored.id}`, { agent }, done);
+		});
+		response.once('readable', () => {});
+		const stopped = c.stop();
+		try {
+			await until(() => c.output().includes('Waiting for transfers under way'), { what: 'what it waits for' });
+			response.resume();
+			await stopped;
+		} finally {
+			agent.destroy();
+		}
+		c = await startCluster({ dataDir: c.dataDir, env: { MASTER_KEY } });
+		await c.stop();
+		expect(c.output()).toContain('Stopping');
+		expect(c.output()).not.toContain('Waiting for transfers');
+	});
+
+	test('an orchestrator that comes back is ready once all of its workers are', async () => {
+		await c.kill('orchestrator-1');
+		await c.start('orchestrator-1');
+		expect((await cluster(c.http)).workers.map(({ state }) => state)).toEqual(Array(6).fill('ready'));
 	});
 
 	test('after its supervisor was killed the next one waits for the rest, and serves the same data', async () => {

@@ -1,7 +1,7 @@
 /** `make run` and `make start` when something is wrong: what can serve serves, and what is said helps. */
 
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -48,6 +48,28 @@ test('workers that can’t start are named, the others serve, and put right they
 		expect(await makeStart(dataDir, 'worker-2')).toEqual({ code: 0, said: 'worker-2 is ready\n' });
 		expect((await makeStart(dataDir, 'worker-3')).code).toBe(0);
 		expect(await stateOf(c, 'worker-3')).toBe('ready');
+	} finally {
+		await c.remove();
+	}
+});
+
+test('what people must know at the start is said: a key that was made, workers left out, one copy only', async () => {
+	const dataDir = mkdtempSync(join(tmpdir(), 'distro-test-'));
+	const key = join(dataDir, 'orchestrator-1', 'master.key');
+	let c = await startCluster({ dataDir, workers: 2 });
+	try {
+		await until(() => c.output().includes('Ctrl-C'), { what: 'the words of the start' });
+		expect(c.output()).toMatch(`A master key was made: ${key}\nCopy it to a safe place`);
+		expect(c.output()).not.toMatch(/durable|not started/);
+		for (const name of ['orchestrator-1', 'worker-1', 'worker-2']) {
+			expect(statSync(join(dataDir, name)).mode & 0o777).toBe(0o700);
+		}
+		await c.stop();
+		c = await startCluster({ dataDir, workers: 1 });
+		await until(() => c.output().includes('Ctrl-C'), { what: 'the words of the second start' });
+		expect(c.output()).not.toContain('master key');
+		expect(c.output()).toContain('worker-2 has data here and is not started: WORKERS=1\n');
+		expect(c.output()).toContain('With one worker nothing is durable');
 	} finally {
 		await c.remove();
 	}
