@@ -14,6 +14,7 @@ import { startCluster, type TestCluster } from '../test/support/cluster.ts';
 import { get, post, postForm, repeat, targetOf } from './load.ts';
 import { measureParts } from './parts.ts';
 import { cpuSeconds, peakBytes } from './processes.ts';
+import { measureStreams } from './stream.ts';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -240,7 +241,8 @@ async function memory(): Promise<void> {
 
 if (wants('parts')) {
 	process.stdout.write('The parts alone, CPU s/GB:\n');
-	for (const [what, cost] of await measureParts()) process.stdout.write(`  ${what.padEnd(34)} ${cost.toFixed(2)}\n`);
+	for (const [what, cost] of [...(await measureParts()), ...measureStreams()])
+		process.stdout.write(`  ${what.padEnd(34)} ${cost.toFixed(2)}\n`);
 	process.stdout.write('\n');
 }
 if (only === undefined || only.some((what) => what !== 'parts')) await table();
