@@ -215,11 +215,11 @@ describe('wrong input is told, as problem+json, and leaves nothing', () => {
 	});
 
 	test('neither length nor chunked; a body cut before the closing boundary', async () => {
-		expect(await rawRequest('POST /objects HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')).toMatch(
+		expect(await rawRequest('POST /objects HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')).toMatch(
 			/^HTTP\/1.1 411/,
 		);
 		const body = '--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nsome bytes';
-		const head = `POST /upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: ${body.length}\r\n\r\n`;
+		const head = `POST /upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: ${body.length}\r\n\r\n`;
 		expect(await rawRequest(head + body)).toMatch(/^HTTP\/1.1 400/);
 	});
 
