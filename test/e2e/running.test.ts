@@ -65,7 +65,7 @@ describe('one cluster', () => {
 	test('uploads whose clients leave at any moment leave no reservation', async () => {
 		const { port } = new URL(c.http);
 		const headers = (path: string, key: string) =>
-			`POST ${path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\nIdempotency-Key: ${key}\r\n`;
+			`POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\nIdempotency-Key: ${key}\r\n`;
 		const form = `Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n`;
 		for (let round = 0; round < 40; round++) {
 			const socket = net.connect(Number(port), '127.0.0.1');
