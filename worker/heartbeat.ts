@@ -4,7 +4,7 @@
  */
 
 import { type ChannelCredentials, type ClientDuplexStream, Metadata } from '@grpc/grpc-js';
-import { asDistroError } from '../core/errors.ts';
+import { asDistroError, DistroError } from '../core/errors.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
 import { CLIENT_OPTIONS } from '../platform/grpc.ts';
@@ -18,6 +18,8 @@ import {
 import type { StoreStats } from './store.ts';
 
 const REGISTER_TIMEOUT_MS = 5_000;
+/** Each beat is answered. Who answers none for so long may be alive and have forgotten the stream: dial again. */
+const ANSWER_TIMEOUT_MS = 10_000;
 const RETRY_BASE_MS = 100;
 const RETRY_MAX_MS = 5_000;
 
@@ -31,6 +33,8 @@ export interface HeartbeatDeps {
 	readonly stats: () => Promise<StoreStats>;
 	readonly clock: Clock;
 	readonly random: Random;
+	/** How long a stream may go without an answer. */
+	readonly answerTimeoutMs?: number;
 	readonly log: { info(fields: object, text: string): void; warn(fields: object, text: string): void };
 }
 
@@ -126,18 +130,27 @@ class Link {
 	}
 
 	#beat(client: ClusterServiceClient, o: { heartbeatMs: number; onConnected: () => void }): Promise<void> {
-		const { clock, stats, log } = this.#deps;
+		const { clock, stats, log, answerTimeoutMs = ANSWER_TIMEOUT_MS } = this.#deps;
 		return new Promise((resolve, reject) => {
 			const stream = client.heartbeat();
 			this.#stream = stream;
 			let cancel = () => {};
+			let cancelWait = () => {};
 			let over = false;
 			const end = (settle: () => void) => {
 				if (over) return;
 				over = true;
 				cancel();
+				cancelWait();
 				this.#stream = null;
 				settle();
+			};
+			const waitForAnswer = () => {
+				cancelWait();
+				cancelWait = clock.schedule(answerTimeoutMs, () => {
+					end(() => reject(new DistroError('timeout', `no beat was answered for ${answerTimeoutMs} ms`)));
+					stream.cancel();
+				});
 			};
 			const send = async () => {
 				const now = await stats().then(
@@ -149,13 +162,16 @@ class Link {
 				cancel = clock.schedule(o.heartbeatMs, send);
 			};
 			stream.on('data', () => {
-				if (this.connected || over) return;
+				if (over) return;
+				waitForAnswer();
+				if (this.connected) return;
 				this.connected = true;
 				o.onConnected();
 				log.info({ orchestrator: this.#address }, 'joined');
 			});
 			stream.on('error', (error) => end(() => reject(errorFromServiceError(error as never))));
 			stream.on('end', () => end(resolve));
+			waitForAnswer();
 			send();
 		});
 	}

@@ -1,0 +1,95 @@
+/** A worker's heartbeat against a real gRPC server that behaves as a test tells it. */
+
+import type { ServerDuplexStream } from '@grpc/grpc-js';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { systemClock, systemRandom } from '../platform/clock.ts';
+import { bindGrpcServer, createGrpcServer, grpcChannelCredentials } from '../platform/grpc.ts';
+import {
+	ClusterServiceService,
+	type HeartbeatRequest,
+	type HeartbeatResponse,
+	type RegisterRequest,
+} from '../proto/gen/distro/v1/cluster.ts';
+import { type TestAuthority, testAuthority } from '../test/support/authority.ts';
+import { startHeartbeat } from './heartbeat.ts';
+
+const registration: RegisterRequest = {
+	name: 'worker-1',
+	address: '127.0.0.1:1',
+	zone: '',
+	receiptKey: Buffer.alloc(32),
+};
+const stats = { bytesTotal: 100, bytesUsed: 10, bytesFree: 90, shards: 1 };
+let authority: TestAuthority;
+
+beforeEach(async () => {
+	authority = await testAuthority();
+});
+afterEach(() => authority.remove());
+
+/** Calls `onStream` for each heartbeat stream; registers whoever asks. */
+async function serve(onStream: (call: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse>) => void) {
+	const server = createGrpcServer();
+	server.addService(ClusterServiceService, {
+		register: (_call: unknown, answer: (error: null, response: object) => void) => answer(null, { heartbeatMs: 20 }),
+		heartbeat: onStream,
+	});
+	const tls = await authority.tls('orchestrator', '1'.repeat(32));
+	const port = await bindGrpcServer(server, { address: '127.0.0.1:0', tls });
+	const workerTls = await authority.tls('worker', '2'.repeat(32));
+	const heartbeat = startHeartbeat({
+		orchestrators: [`127.0.0.1:${port}`],
+		credentials: () => grpcChannelCredentials(workerTls),
+		registration,
+		stats: async () => stats,
+		clock: systemClock,
+		random: systemRandom,
+		answerTimeoutMs: 300,
+		log: { info: () => {}, warn: () => {} },
+	});
+	return {
+		heartbeat,
+		close: async () => {
+			await heartbeat.stop();
+			server.forceShutdown();
+		},
+	};
+}
+
+test('a stream that nobody answers is opened anew, and one that is answered stays', async () => {
+	let streams = 0;
+	let beats = 0;
+	const served = await serve((call) => {
+		streams++;
+		const deaf = streams === 1;
+		call.on('data', () => {
+			if (deaf) return;
+			beats++;
+			call.write({});
+		});
+		call.on('end', () => call.end());
+		call.on('error', () => {});
+	});
+	await expect.poll(() => served.heartbeat.connected(), { timeout: 10_000 }).toBe(1);
+	expect(streams).toBe(2);
+	// Longer than a stream may go without an answer: 30 beats of 20 ms.
+	await expect.poll(() => beats, { timeout: 10_000 }).toBeGreaterThan(30);
+	expect(streams).toBe(2);
+	await served.close();
+});
+
+test('one that is answered no more is opened anew', async () => {
+	let streams = 0;
+	const served = await serve((call) => {
+		const answers = streams++ === 0 ? 3 : Number.POSITIVE_INFINITY;
+		let answered = 0;
+		call.on('data', () => {
+			if (answered++ < answers) call.write({});
+		});
+		call.on('end', () => call.end());
+		call.on('error', () => {});
+	});
+	await expect.poll(() => streams, { timeout: 10_000 }).toBe(2);
+	await expect.poll(() => served.heartbeat.connected(), { timeout: 10_000 }).toBe(1);
+	await served.close();
+});
