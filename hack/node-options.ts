@@ -1,8 +1,9 @@
 /**
  * Node flags and environment by role, measured in docs/performance.md.
  *
- * A young generation of 1 MB frees Buffers early: V8's own choice keeps over 100 MB of dead ones. The compile cache keeps
- * the type-stripped code, which saves the stripper's 27 MB in every process.
+ * A young generation of 1 MB frees Buffers early: V8's own choice keeps over 100 MB of dead ones. --expose-gc is for
+ * platform/young-collection.ts. The compile cache keeps the type-stripped code, which saves the stripper's 27 MB in every
+ * process. Why each: docs/decisions/0005-node-flags.md.
  */
 
 import { resolve } from 'node:path';
