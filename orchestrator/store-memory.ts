@@ -7,6 +7,8 @@
 
 import { sealedBytes } from '../core/codec/layout.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
+import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
@@ -24,11 +26,8 @@ import type {
 	RedundancyRows,
 	RepairDone,
 	RepairItem,
-	SpreadRow,
 	StoredSegment,
-	WorkerDuty,
 	WorkerRow,
-	WorkerSetRow,
 	WorkerSighting,
 } from './store.ts';
 import {
@@ -369,8 +368,8 @@ export class MemoryMetadataStore implements MetadataStore {
 	}
 
 	async redundancyRows(): Promise<RedundancyRows> {
-		const sets = new Map<string, WorkerSetRow>();
-		const spreads = new Map<string, SpreadRow>();
+		const sets = new Map<string, SetCount>();
+		const spreads = new Map<string, SpreadCount>();
 		for (const { row, segments } of this.#open.objects.values()) {
 			for (const segment of segments) {
 				const setId = this.#setIdOf(segment);

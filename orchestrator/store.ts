@@ -11,6 +11,8 @@
  */
 
 import type { ClusterId, EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
+import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
 
 export interface ObjectRow {
@@ -91,40 +93,13 @@ export interface WorkerRow {
 	readonly history: string;
 }
 
-/** `cordoned`: no new shards. `draining`: neither, and what it has moves elsewhere. */
-export type WorkerDuty = 'active' | 'cordoned' | 'draining';
-
 /** What is known of a worker when it registers or beats. */
 export type WorkerSighting = Omit<WorkerRow, 'duty' | 'history'>;
 
-/**
- * Segments that are cut alike and whose good shards (placed, and without finding) are on the same workers. There are few of
- * them whatever the number of objects, because placement draws from few sets of workers (core/model/placement.ts).
- */
-export interface WorkerSetRow {
-	/** Opaque; never used again for another set. */
-	readonly setId: string;
-	readonly k: number;
-	readonly n: number;
-	/** In order of id; fewer than n where shards are missing or marked. */
-	readonly workers: readonly WorkerId[];
-	readonly segments: number;
-	/** Data cells of those segments, in bytes: each of their shards has about bytes / k. */
-	readonly bytes: number;
-}
-
-/** Objects whose segments are on the same worker sets: all that decides whether they are whole. */
-export interface SpreadRow {
-	/** Without repetition; none for inline objects. */
-	readonly setIds: readonly string[];
-	readonly objects: number;
-	/** Plaintext. */
-	readonly bytes: number;
-}
-
+/** All worker sets with segments and all spreads with objects, from one moment. A set's id is never used for another. */
 export interface RedundancyRows {
-	readonly sets: readonly WorkerSetRow[];
-	readonly spreads: readonly SpreadRow[];
+	readonly sets: readonly SetCount[];
+	readonly spreads: readonly SpreadCount[];
 }
 
 export interface StoredSegment {
