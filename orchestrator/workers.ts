@@ -10,8 +10,10 @@ import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
-import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS } from '../core/limits.ts';
-import { type WorkerState, workerState } from '../core/model/health.ts';
+import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, LOST_AFTER_MS } from '../core/limits.ts';
+import { isReachable, type WorkerDuty, type WorkerState, workerState } from '../core/model/health.ts';
+import { annualFailureRate, availability, parseHistory, type WorkerHistory } from '../core/model/history.ts';
+import type { MendWorker } from '../core/model/mending.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import { type PolicyWorker, slowerThanMs } from '../core/model/redundancy.ts';
 import type { Clock, WorkerRef } from '../core/ports.ts';
@@ -44,6 +46,7 @@ export interface WorkerStats {
 interface Entry {
 	row: WorkerRow;
 	ref: WorkerRef;
+	history: WorkerHistory;
 	receiptKey: KeyObject;
 	stats: WorkerStats | null;
 	/** Identity of the open stream, or null. */
@@ -73,6 +76,7 @@ export interface NameTaken {
 export class WorkerRegistry {
 	readonly #store: MetadataStore;
 	readonly #clock: Clock;
+	readonly #lostAfterMs: number;
 	readonly #onNameTaken: (change: NameTaken) => void;
 	readonly #workers = new Map<WorkerId, Entry>();
 	readonly #samplesMs: number[] = [];
@@ -81,9 +85,15 @@ export class WorkerRegistry {
 	#hedgeTokens = HEDGE_BURST;
 	#slow = { ms: Number.POSITIVE_INFINITY, untilMs: Number.NEGATIVE_INFINITY };
 
-	constructor(deps: { store: MetadataStore; clock: Clock; onNameTaken?: (change: NameTaken) => void }) {
+	constructor(deps: {
+		store: MetadataStore;
+		clock: Clock;
+		lostAfterMs?: number;
+		onNameTaken?: (change: NameTaken) => void;
+	}) {
 		this.#store = deps.store;
 		this.#clock = deps.clock;
+		this.#lostAfterMs = deps.lostAfterMs ?? LOST_AFTER_MS;
 		this.#onNameTaken = deps.onNameTaken ?? (() => {});
 	}
 
@@ -178,11 +188,13 @@ export class WorkerRegistry {
 		if (known !== undefined) {
 			known.row = row;
 			known.ref = ref;
+			known.history = parseHistory(row.history);
 			return;
 		}
 		this.#workers.set(row.workerId, {
 			row,
 			ref,
+			history: parseHistory(row.history),
 			receiptKey: publicKeyFromRaw(row.receiptKey),
 			stats: null,
 			stream: null,
@@ -200,10 +212,10 @@ export class WorkerRegistry {
 		const state = workerState({
 			streamOpen: entry.stream !== null,
 			sinceHeartbeatMs: this.#clock.monotonicMs() - entry.lastBeatMs,
-			cordoned: false,
-			draining: false,
+			duty: entry.row.duty,
+			lostAfterMs: this.#lostAfterMs,
 		});
-		return state === 'ready' && entry.stats?.online !== true ? 'suspect' : state;
+		return isReachable(state) && entry.stats?.online !== true ? 'suspect' : state;
 	}
 
 	state(workerId: WorkerId): WorkerState | 'unknown' {
@@ -211,10 +223,10 @@ export class WorkerRegistry {
 		return entry === undefined ? 'unknown' : this.#state(entry);
 	}
 
-	/** Ready, and not passed over just now because it failed, lagged or is far slower than the others. */
+	/** Reachable, and not passed over just now because it failed, lagged or is far slower than the others. */
 	isGood(workerId: WorkerId): boolean {
 		const entry = this.#workers.get(workerId);
-		if (entry === undefined || this.#state(entry) !== 'ready') return false;
+		if (entry === undefined || !isReachable(this.#state(entry))) return false;
 		const latencyMs = this.#latencyMs(entry);
 		return latencyMs === undefined || latencyMs <= this.#slowerThanMs();
 	}
@@ -233,7 +245,7 @@ export class WorkerRegistry {
 		const nowMs = this.#clock.monotonicMs();
 		if (nowMs >= this.#slow.untilMs) {
 			const latenciesMs = [...this.#workers.values()]
-				.filter((entry) => this.#state(entry) === 'ready')
+				.filter((entry) => isReachable(this.#state(entry)))
 				.map((entry) => this.#latencyMs(entry));
 			this.#slow = { ms: slowerThanMs(latenciesMs), untilMs: nowMs + SLOW_CACHE_MS };
 		}
@@ -261,7 +273,59 @@ export class WorkerRegistry {
 			state: this.#state(entry),
 			bytesFree: entry.stats?.bytesFree ?? 0,
 			latencyMs: this.#latencyMs(entry),
+			annualFailureRate: annualFailureRate(entry.history),
+			availability: availability(entry.history),
 		}));
+	}
+
+	/** As mending sees them. */
+	mendWorkers(): readonly MendWorker[] {
+		return [...this.#workers.values()].map((entry) => {
+			const state = this.#state(entry);
+			return {
+				workerId: entry.row.workerId,
+				zone: entry.row.zone,
+				state,
+				takes: state === 'ready' && this.isGood(entry.row.workerId),
+				bytesFree: entry.stats?.bytesFree ?? 0,
+				bytesTotal: entry.stats?.bytesTotal ?? entry.row.bytesTotal,
+			};
+		});
+	}
+
+	/** Its shards can be read now. */
+	isReachable(workerId: WorkerId): boolean {
+		const entry = this.#workers.get(workerId);
+		return entry !== undefined && isReachable(this.#state(entry));
+	}
+
+	/** Null when nobody is called so. */
+	called(name: string): WorkerId | null {
+		return [...this.#workers.values()].find(({ row }) => row.name === name)?.row.workerId ?? null;
+	}
+
+	history(workerId: WorkerId): WorkerHistory | null {
+		return this.#workers.get(workerId)?.history ?? null;
+	}
+
+	/** Throws `not_found`. */
+	async setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<void> {
+		const entry = this.#workers.get(workerId);
+		if (!(await this.#store.setDuty(workerId, duty)) || entry === undefined) {
+			throw new DistroError('not_found', `there is no worker ${this.name(workerId)}`);
+		}
+		entry.row = { ...entry.row, duty };
+	}
+
+	/** Throws `conflict` while it can be reached, or has shards that are nowhere else; `not_found`. */
+	async forget(workerId: WorkerId): Promise<void> {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined) throw new DistroError('not_found', `there is no worker ${workerId}`);
+		if (entry.stream !== null) {
+			throw new DistroError('conflict', `${entry.row.name} is running: stop it first, or it would come back at once`);
+		}
+		await this.#store.forgetWorker(workerId);
+		this.#workers.delete(workerId);
 	}
 
 	/** Lower is better: what reads rank their sources by. */

@@ -21,6 +21,8 @@ export interface PolicyWorker {
 	readonly bytesFree: number;
 	/** Share of a year's failures, such as 0.02. */
 	readonly annualFailureRate?: number | undefined;
+	/** Share of the time that it can be reached. */
+	readonly availability?: number | undefined;
 	/** Unknown is fine. */
 	readonly latencyMs?: number | undefined;
 }
