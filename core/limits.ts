@@ -98,6 +98,14 @@ export const SUSPECT_AFTER_MS = 5_000;
 /** And after this it is `lost`, and repair may begin. */
 export const LOST_AFTER_MS = 10 * 60_000;
 
+/** Moved or rebuilt shards under way at once, by default. */
+export const MEND_LANES = 4;
+/** Percent of its time that each of them works while people's transfers run, by default. */
+export const MEND_SHARE_PERCENT = 25;
+/** Of the memory budget, the part for moved and rebuilt shards; at least two rows of the widest code. */
+export const MEND_BUDGET_PART = 1 / 6;
+export const MEND_BUDGET_MIN_BYTES = 7 * MiB;
+
 /** Bytes that a worker keeps free for trailers and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;
 

@@ -51,7 +51,7 @@ export function runJobs(
 	};
 }
 
-function pause(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
+export function pause(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
 	return new Promise((resolve) => {
 		if (signal.aborted) {
 			resolve();

@@ -3,7 +3,7 @@
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { DistroError } from '../core/errors.ts';
-import { chooseRedundancy } from '../core/model/redundancy.ts';
+import { MEND_BUDGET_MIN_BYTES, MEND_BUDGET_PART } from '../core/limits.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { bindGrpcServer, createGrpcServer } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
@@ -12,25 +12,25 @@ import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
 import { openApiKeys } from './api-keys.ts';
+import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
+import { JobControl } from './job-control.ts';
 import { deletionsJob, expireIntentsJob, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
-import { type ExclusiveJob, exclusive } from './leases.ts';
+import { exclusive } from './leases.ts';
+import { drainJob, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
-import type { ClusterView } from './objects.types.ts';
 import { waitForKnownWorkers } from './readiness.ts';
-import { repairDue } from './repair.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { WorkerRegistry } from './workers.ts';
 
-const REPAIR_IDLE_MS = 1_000;
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
 const CLOSE_IDLE_MS = 100;
@@ -50,6 +50,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const workers = new WorkerRegistry({
 		store,
 		clock,
+		lostAfterMs: config.lostAfterMs,
 		onNameTaken: ({ name, workerId, formerly }) =>
 			log.warn(
 				{ name, worker: workerId, before: formerly.workerId, nowCalled: formerly.name },
@@ -63,8 +64,18 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		{ clock, isReady: (workerId) => workers.state(workerId) === 'ready' },
 	);
 	const transport = new GrpcShardTransport({ tls, connections: config.workerConnections });
-	const pool = new ArenaPool(config.memoryBudgetBytes, { clock });
-	const metrics = createOrchestratorMetrics({ name: config.name, pool, workers, store, tls });
+	// Repair has a part of its own: neither it nor people's transfers can starve the other.
+	const mendBytes = Math.max(MEND_BUDGET_MIN_BYTES, Math.floor(config.memoryBudgetBytes * MEND_BUDGET_PART));
+	const mendPool = new ArenaPool(mendBytes, { clock });
+	const pool = new ArenaPool(config.memoryBudgetBytes - mendBytes, { clock });
+	const jobControl = new JobControl({ store, clock });
+	const metrics = createOrchestratorMetrics({
+		name: config.name,
+		pools: { clients: pool, repair: mendPool },
+		workers,
+		store,
+		tls,
+	});
 	const findings = new Findings({
 		store,
 		clock,
@@ -100,7 +111,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	let ready = true;
 	const http = createHttpServer({
 		objects,
-		cluster: () => clusterView(),
+		cluster: new Cluster({ clusterId, store, workers, jobs: jobControl, policy, pools: [pool, mendPool] }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
@@ -139,58 +150,18 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
 	}
 
-	async function clusterView(): Promise<ClusterView> {
-		const counts = await store.counts();
-		let redundancy: ClusterView['redundancy'] = null;
-		try {
-			const { n, k, because } = chooseRedundancy(
-				{ sizeBytes: null, cells: 256, ended: false },
-				workers.policyWorkers(),
-				policy,
-			);
-			redundancy = { n, k, because };
-		} catch (error) {
-			if (!(error instanceof DistroError)) throw error;
-		}
-		return {
-			cluster_id: clusterId,
-			workers: workers.rows().map(({ row, state }) => ({
-				name: row.name,
-				worker_id: row.workerId,
-				state,
-				zone: row.zone,
-				address: row.address,
-				shards: row.shards,
-				bytes_used: row.bytesUsed,
-				bytes_total: row.bytesTotal,
-				last_seen: new Date(row.lastSeenMs).toISOString(),
-			})),
-			objects: counts.objects,
-			queues: { intents: counts.intents, deletions: counts.deletions, repairs: counts.repairs },
-			budget: { capacity_bytes: pool.capacityBytes, used_bytes: pool.usedBytes },
-			redundancy,
-		};
-	}
-
-	const repairJob: ExclusiveJob = {
-		name: 'repair',
-		step: async (signal, lease) => {
-			const repaired = await repairDue(deps, {
-				signal,
-				lease,
-				onOutcome: (outcome, item, error) => {
-					metrics.repairs.inc({ outcome });
-					const fields = {
-						object: item.objectId,
-						segment: item.segment,
-						shard: item.shardIndex,
-						attempts: item.attempts,
-					};
-					if (error === null) log.info(fields, 'rebuilt a shard');
-					else log.warn({ ...fields, err: error }, 'could not rebuild a shard yet');
-				},
-			});
-			return repaired > 0 ? 0 : REPAIR_IDLE_MS;
+	const mendDeps = {
+		...deps,
+		pool: mendPool,
+		lanes: config.mendLanes,
+		share: config.mendShare,
+		isBusy: () => pool.usedBytes > 0,
+		onOutcome: ({ kind, stored, shardIndex, bytes, error }: MendOutcome) => {
+			metrics.repairs.inc({ kind, outcome: error === null ? 'done' : 'failed' });
+			if (error === null) metrics.repairedBytes.inc({ kind }, bytes);
+			const fields = { kind, object: stored.objectId, segment: stored.segment.index, shard: shardIndex };
+			if (error === null) log.debug(fields, 'placed a shard anew');
+			else log.warn({ ...fields, err: error }, 'could not place a shard anew yet');
 		},
 	};
 	// Of several orchestrators one does each of them.
@@ -198,10 +169,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const exclusiveJobs = [
 		expireIntentsJob({ store, clock }),
 		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
-		repairJob,
+		repairJob(mendDeps),
+		drainJob(mendDeps),
+		rebalanceJob(mendDeps),
 	];
 	const jobs = runJobs(
-		exclusiveJobs.map((job) => exclusive(job, { store, clock, holder })),
+		exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),

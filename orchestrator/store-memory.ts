@@ -46,6 +46,7 @@ import {
 	segmentGone,
 	stillPlaced,
 	storeClosed,
+	workerTaken,
 } from './store-rules.ts';
 
 interface Intent {
@@ -346,6 +347,10 @@ export class MemoryMetadataStore implements MetadataStore {
 			throw segmentGone();
 		}
 		const { shardIndex } = item;
+		if (segment.placements.some((other) => other.workerId === placement.workerId && other.shardIndex !== shardIndex)) {
+			this.#discardIntent(uploadId);
+			throw workerTaken();
+		}
 		const old = segment.placements.find((other) => other.shardIndex === shardIndex);
 		if (old !== undefined) {
 			data.placed.delete(old.shardId);

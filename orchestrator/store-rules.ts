@@ -76,6 +76,13 @@ export function segmentGone(): DistroError {
 	);
 }
 
+export function workerTaken(): DistroError {
+	return new DistroError(
+		'conflict',
+		'another shard of the segment is on that worker by now; the new one will be removed',
+	);
+}
+
 export function otherReceiptKey(name: string): DistroError {
 	return new DistroError(
 		'denied',

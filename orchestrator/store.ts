@@ -244,7 +244,8 @@ export interface MetadataStore {
 	deferRepair(item: RepairItem, dueAtMs: number, lease?: Lease): Promise<void>;
 	/**
 	 * The rebuilt shard is placed: replaces the old placement of that index (which goes to the delete queue), removes
-	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile (the new shard goes to the delete queue then).
+	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile, or another shard of the segment is
+	 * on that worker by now (the new shard goes to the delete queue then).
 	 * The new shard must have been named by `begin` under its own upload id, which this closes.
 	 */
 	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;
