@@ -136,14 +136,15 @@ function planBalance(sets: readonly SetCount[], workers: readonly MendWorker[], 
 	const partOf = ({ bytesTotal }: MendWorker) => (stored * bytesTotal) / capacity;
 	const beyond = (worker: MendWorker) => (held.get(worker.workerId) ?? 0) - partOf(worker);
 	const givers = takers.filter((worker) => beyond(worker) > EVEN_WITHIN * partOf(worker));
-	const lackers = takers
-		.filter((worker) => beyond(worker) < -EVEN_WITHIN * partOf(worker) && worker.bytesFree >= MIN_FREE_BYTES)
+	const roomy = takers
+		.filter(({ bytesFree }) => bytesFree >= MIN_FREE_BYTES)
 		.toSorted((a, b) => beyond(a) - beyond(b) || compare(a.workerId, b.workerId));
+	const lackers = roomy.filter((worker) => beyond(worker) < -EVEN_WITHIN * partOf(worker));
 	// A giver need not be beyond its band where somebody lacks, and the other way round: a new worker fills from all.
 	const from = (givers.length > 0 ? givers : lackers.length > 0 ? takers : []).toSorted(
 		(a, b) => beyond(b) - beyond(a) || compare(a.workerId, b.workerId),
 	);
-	const to = lackers.length > 0 ? lackers : takers.toSorted((a, b) => beyond(a) - beyond(b));
+	const to = lackers.length > 0 ? lackers : roomy;
 	for (const giver of from) {
 		for (const taker of to) {
 			const bytes = Math.min(beyond(giver), -beyond(taker));
