@@ -168,6 +168,8 @@ class Mover {
 			const before = segment.placements.find((placement) => placement.shardIndex === shardIndex)?.workerId;
 			const others = segment.placements.filter((placement) => placement.shardIndex !== shardIndex);
 			const holders = others.map(({ workerId }) => workerId);
+			const marked = new Set((await store.findings(versionId)).map(({ shardId }) => shardId));
+			const good = others.filter(({ shardId, workerId }) => !marked.has(shardId) && workers.isReachable(workerId));
 			const bytes = shardBytes(segment, shardIndex);
 			const mendWorkers = workers.mendWorkers();
 			const alsoHeld = before === undefined ? [] : [before];
@@ -175,7 +177,7 @@ class Mover {
 			// Its own worker may take it again (a rotten file on a sound disk), but not while another will do.
 			const own = mendWorkers.find(({ workerId, takes }) => workerId === before && takes)?.workerId;
 			const to = other ?? own ?? null;
-			const spare = holders.filter((holder) => workers.isReachable(holder)).length - segment.k;
+			const spare = good.length - segment.k;
 			if (to === null) {
 				await this.#defer(item, undefined);
 				continue;
