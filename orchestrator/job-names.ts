@@ -8,6 +8,7 @@ export const JOBS = {
 	drain: 'moves shards off draining workers',
 	rebalance: 'mends violations of the zone rule and evens out what workers hold',
 	audit: 'makes workers prove that they have a shard',
+	watch: 'keeps the record of each worker: uptime, losses, audits',
 	scrub: 'workers read all their shards again',
 } as const;
 export type JobName = keyof typeof JOBS;

@@ -29,6 +29,7 @@ import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
+import { Watch } from './watch.ts';
 import { WorkerRegistry } from './workers.ts';
 
 /** How long uploads and downloads may finish after the word to stop. */
@@ -150,6 +151,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
 	}
 
+	const watch = new Watch({ store, workers, clock });
 	const mendDeps = {
 		...deps,
 		pool: mendPool,
@@ -172,6 +174,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		repairJob(mendDeps),
 		drainJob(mendDeps),
 		rebalanceJob(mendDeps),
+		watch.job,
 	];
 	const jobs = runJobs(
 		exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),

@@ -316,6 +316,13 @@ export class WorkerRegistry {
 		return this.#workers.get(workerId)?.history ?? null;
 	}
 
+	setHistory(workerId: WorkerId, history: string): void {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined) return;
+		entry.row = { ...entry.row, history };
+		entry.history = parseHistory(history);
+	}
+
 	/** Throws `not_found`. */
 	async setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<void> {
 		const entry = this.#workers.get(workerId);
