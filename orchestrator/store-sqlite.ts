@@ -21,7 +21,8 @@ import type {
 	ObjectRow,
 	RepairDone,
 	RepairItem,
-	WorkerRow,
+	WorkerDuty,
+	WorkerSighting,
 } from './store.ts';
 import { storeClosed } from './store-rules.ts';
 import type { Answer, Call, MethodName, Methods, PlainError } from './store-sqlite-batch.ts';
@@ -148,12 +149,56 @@ export class SqliteMetadataStore implements MetadataStore {
 		await this.#call('repairDone', done, uploadId, lease);
 	}
 
-	saveWorker(worker: WorkerRow) {
+	redundancyRows() {
+		return this.#call('redundancyRows');
+	}
+
+	segmentsOnSet(setId: string, options: { after: string | null; limit: number }) {
+		return this.#call('segmentsOnSet', setId, options);
+	}
+
+	sampleSet(setId: string, at: number) {
+		return this.#call('sampleSet', setId, at);
+	}
+
+	objectsOnSets(setIds: readonly string[], limit: number) {
+		return this.#call('objectsOnSets', setIds, limit);
+	}
+
+	saveWorker(worker: WorkerSighting) {
 		return this.#call('saveWorker', worker);
 	}
 
 	workers() {
 		return this.#call('workers');
+	}
+
+	setDuty(workerId: WorkerId, duty: WorkerDuty) {
+		return this.#call('setDuty', workerId, duty);
+	}
+
+	saveHistory(workerId: WorkerId, history: string, lease?: Lease) {
+		return this.#call('saveHistory', workerId, history, lease);
+	}
+
+	forgetWorker(workerId: WorkerId) {
+		return this.#call('forgetWorker', workerId);
+	}
+
+	jobs() {
+		return this.#call('jobs');
+	}
+
+	pauseJob(name: string, paused: boolean, nowMs: number) {
+		return this.#call('pauseJob', name, paused, nowMs);
+	}
+
+	requestRun(name: string, nowMs: number) {
+		return this.#call('requestRun', name, nowMs);
+	}
+
+	saveJobState(name: string, state: string, nowMs: number, lease?: Lease) {
+		return this.#call('saveJobState', name, state, nowMs, lease);
 	}
 
 	acquireLease(name: string, options: { holder: string; ttlMs: number }) {

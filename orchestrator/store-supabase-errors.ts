@@ -12,6 +12,7 @@ import {
 	objectTaken,
 	otherReceiptKey,
 	segmentGone,
+	stillPlaced,
 } from './store-rules.ts';
 
 export interface AnswerError {
@@ -66,6 +67,8 @@ export function refusalError({ word, detail }: { word: string; detail: string },
 			return otherReceiptKey(name);
 		case 'name_taken':
 			return nameTaken(name);
+		case 'still_placed':
+			return stillPlaced(detail);
 		case 'lease_lost':
 			return leaseLost(detail);
 		default:
