@@ -2,14 +2,15 @@
 
 import { DistroError } from '../core/errors.ts';
 import type { ObjectId, VersionId, WorkerId } from '../core/ids.ts';
+import type { SetCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { RedundancyRows, StoredSegment, WorkerSetRow } from './store.ts';
+import type { RedundancyRows, StoredSegment } from './store.ts';
 import { segmentsOf } from './store-sqlite-objects.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 
 /** Sums may pass 2^53: figures for people, so rounding is fine. */
 export function redundancyRows(sql: Sql): RedundancyRows {
-	const sets = sql.all<Omit<WorkerSetRow, 'workers'> & { workers: string }>(
+	const sets = sql.all<Omit<SetCount, 'workers'> & { workers: string }>(
 		`SELECT CAST(set_no AS TEXT) AS setId, k, n, workers, segments, CAST(bytes AS REAL) AS bytes FROM worker_sets`,
 	);
 	const spreads = sql.all<{ sets: string; objects: number; bytes: number }>(

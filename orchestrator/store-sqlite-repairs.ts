@@ -6,7 +6,7 @@
 import type { DistroError } from '../core/errors.ts';
 import type { ShardId, UploadId, VersionId } from '../core/ids.ts';
 import type { Finding, IntendedShard, Lease, RepairDone, RepairItem } from './store.ts';
-import { neverNamed, notOpen, segmentGone } from './store-rules.ts';
+import { neverNamed, notOpen, segmentGone, workerTaken } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { objectNoOf } from './store-sqlite-objects.ts';
 import { moveSegments } from './store-sqlite-sets.ts';
@@ -123,6 +123,17 @@ export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId, lease
 	if (objectNo === null) {
 		queueDeletions(sql, intended, nowMs);
 		return segmentGone();
+	}
+	const taken = sql.get(
+		'SELECT 1 FROM placements WHERE object_no = ? AND segment = ? AND worker_id = ? AND shard_index <> ?',
+		objectNo,
+		segment,
+		placement.workerId,
+		shardIndex,
+	);
+	if (taken !== undefined) {
+		queueDeletions(sql, intended, nowMs);
+		return workerTaken();
 	}
 	const old = sql.get<IntendedShard>(
 		`SELECT shard_id AS shardId, worker_id AS workerId FROM placements

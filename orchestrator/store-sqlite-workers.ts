@@ -1,7 +1,8 @@
 /** Workers, and how people steer jobs, in SQLite. */
 
 import type { WorkerId } from '../core/ids.ts';
-import type { JobRow, Lease, WorkerDuty, WorkerRow, WorkerSighting } from './store.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
+import type { JobRow, Lease, WorkerRow, WorkerSighting } from './store.ts';
 import { nameTaken, otherReceiptKey, stillPlaced } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';

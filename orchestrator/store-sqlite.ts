@@ -10,6 +10,7 @@ import { deserialize, serialize } from 'node:v8';
 import { Worker } from 'node:worker_threads';
 import { DistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -21,7 +22,6 @@ import type {
 	ObjectRow,
 	RepairDone,
 	RepairItem,
-	WorkerDuty,
 	WorkerSighting,
 } from './store.ts';
 import { storeClosed } from './store-rules.ts';

@@ -13,6 +13,7 @@ import {
 	otherReceiptKey,
 	segmentGone,
 	stillPlaced,
+	workerTaken,
 } from './store-rules.ts';
 
 export interface AnswerError {
@@ -61,6 +62,8 @@ export function refusalError({ word, detail }: { word: string; detail: string },
 			return keyTaken();
 		case 'object_taken':
 			return objectTaken(objectId);
+		case 'worker_taken':
+			return workerTaken();
 		case 'segment_gone':
 			return segmentGone();
 		case 'other_receipt_key':

@@ -5,6 +5,7 @@
 
 import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import type { CodecId, Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
@@ -18,7 +19,6 @@ import type {
 	RedundancyRows,
 	RepairItem,
 	StoredSegment,
-	WorkerDuty,
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';

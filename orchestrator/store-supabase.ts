@@ -8,6 +8,7 @@
 
 import { DistroError } from '../core/errors.ts';
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import type {
@@ -27,7 +28,6 @@ import type {
 	RepairDone,
 	RepairItem,
 	StoredSegment,
-	WorkerDuty,
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';

@@ -526,7 +526,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const upload = await make.store(store, workers, { segments: 2 });
 				await store.addFindings([finding(upload, 1, 2), finding(upload, 1, 4)]);
 				const item = (await dueItems()).find(({ shardIndex }) => shardIndex === 2) as RepairItem;
-				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				const { uploadId, shard, done } = await rebuilt(item, make.id<WorkerId>());
 				await store.repairDone(done, uploadId);
 				await store.repairDone(done, uploadId);
 				const segments = (await stored(upload))?.segments as Segment[];
@@ -558,6 +558,21 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await refused('conflict', store.repairDone(done, uploadId));
 				expect(await deletions()).toEqual(idsOf([...upload.shards, shard]));
 				expect((await store.counts()).intents).toBe(0);
+			});
+
+			test('done on a worker that has another shard of the segment by now: the new shard is deleted', async () => {
+				const upload = await make.store(store, workers);
+				await store.addFindings([finding(upload, 0, 1)]);
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				await refused('conflict', store.repairDone(done, uploadId));
+				expect(await deletions()).toEqual([shard.shardId]);
+				expect((await stored(upload))?.segments).toEqual(upload.commit.segments);
+				expect(await store.counts()).toMatchObject({ intents: 0, repairs: 1 });
+				// Its own worker may take it again.
+				const again = await rebuilt(item, workers[1] as WorkerId);
+				await store.repairDone(again.done, again.uploadId);
+				expect((await store.counts()).repairs).toBe(0);
 			});
 
 			test('done for another encoding: the new shard is deleted, the segment stays', async () => {
