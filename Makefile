@@ -30,7 +30,7 @@ test: build ## Every test; ends with "N passed, N failed"
 soak: build ## The long scenarios in full
 	@npm run --silent soak
 
-run: build ## One orchestrator and WORKERS=6 workers on this machine; Ctrl-C stops them
+run: build ## Starts an orchestrator and WORKERS=6 on this machine; METADATA=supabase ORCHESTRATORS=3 for several
 	@npm run --silent start
 
 start: setup ## Start a process that went down again: make start NAME=worker-3

@@ -5,10 +5,14 @@ import { join } from 'node:path';
 
 export interface ClusterProcess {
 	readonly name: string;
-	readonly role: 'orchestrator' | 'worker';
+	readonly role: 'postgres' | 'postgrest' | 'orchestrator' | 'worker';
 	readonly pid: number;
-	readonly http: string;
-	readonly grpc: string;
+	/** Where it serves HTTP, as a URL: all but PostgreSQL. */
+	readonly http?: string;
+	/** host:port of its gRPC services: orchestrators and workers. */
+	readonly grpc?: string;
+	/** host:port of PostgreSQL. */
+	readonly address?: string;
 	readonly dataDir: string;
 }
 

@@ -7,19 +7,36 @@
 
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { createHmac, randomBytes } from 'node:crypto';
-import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+	chmodSync,
+	chownSync,
+	cpSync,
+	existsSync,
+	mkdirSync,
+	readdirSync,
+	readFileSync,
+	renameSync,
+	rmSync,
+	statSync,
+	writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
-import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import postgres from 'postgres';
+import { createFileDurably } from '../platform/files.ts';
+import { freePort } from './ports.ts';
 
 const START_TIMEOUT_MS = 30_000;
 const POLL_MS = 25;
+/** Sessions of a server that was killed end by themselves; until then its folder is theirs. */
+const LEFTOVERS_TIMEOUT_MS = 10_000;
+const LEFTOVERS = /pre-existing shared memory block|lock file "postmaster\.pid" already exists/;
 /** `nobody` on every Linux. */
 const UNPRIVILEGED = { uid: 65_534, gid: 65_534 };
 const MAX_ROWS = 1_000;
+const DATA = 'pgdata';
 
 export interface DevPostgres {
 	readonly child: ChildProcess;
@@ -46,20 +63,22 @@ export interface DevPostgrest {
 
 /**
  * Starts PostgreSQL on `folder` (made and given its roles if need be). `durable: false` leaves out what only a power cut
- * would notice. Throws an Error that says why it can't start.
+ * would notice. `onOutput` gets what it says. Throws an Error that says why it can't start.
  */
 export async function startPostgres(options: {
 	folder: string;
 	port?: number;
 	durable?: boolean;
+	onOutput?: (text: Buffer) => void;
 }): Promise<DevPostgres> {
 	const { folder, durable = true } = options;
 	const secrets = secretsOf(folder);
 	const asUser = process.getuid?.() === 0 ? UNPRIVILEGED : {};
 	const bin = runnableBinaries(folder, asUser);
-	const data = join(folder, 'pgdata');
-	if (!existsSync(join(data, 'PG_VERSION'))) await initialize({ bin, data, asUser, secrets });
+	const data = join(folder, DATA);
+	if (!existsSync(data)) await initialize({ bin, folder, asUser, secrets, durable });
 	const port = options.port ?? (await freePort());
+	const adminUrl = `postgres://supabase_admin:${secrets.password}@127.0.0.1:${port}/postgres`;
 	const settings = {
 		listen_addresses: '127.0.0.1',
 		port: String(port),
@@ -68,15 +87,25 @@ export async function startPostgres(options: {
 		timezone: 'UTC',
 		...(durable ? {} : { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }),
 	};
-	const child = spawn(
-		join(bin, 'postgres'),
-		['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
-		// A group of its own: Ctrl-C reaches only who started it.
-		{ ...asUser, cwd: data, detached: true, stdio: ['ignore', 'pipe', 'pipe'] },
-	);
-	const log = collect(child);
-	const adminUrl = `postgres://supabase_admin:${secrets.password}@127.0.0.1:${port}/postgres`;
-	await until(child, { what: 'PostgreSQL', log, isReady: () => answers(adminUrl) });
+	const run = async () => {
+		const child = spawn(
+			join(bin, 'postgres'),
+			['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+			// A group of its own: Ctrl-C reaches only who started it.
+			{ ...asUser, env: bareEnvironment(), cwd: data, detached: true, stdio: ['ignore', 'pipe', 'pipe'] },
+		);
+		const log = collect(child, options.onOutput);
+		await until(child, { what: 'PostgreSQL', log, isReady: () => answers(adminUrl) });
+		return { child, log };
+	};
+	const deadline = Date.now() + LEFTOVERS_TIMEOUT_MS;
+	const runAfterLeftovers = (): ReturnType<typeof run> =>
+		run().catch(async (error: Error) => {
+			if (!LEFTOVERS.test(error.message) || Date.now() > deadline) throw error;
+			await sleep(10 * POLL_MS);
+			return runAfterLeftovers();
+		});
+	const { child, log } = await runAfterLeftovers();
 	await makeRoles(adminUrl, secrets.password);
 	return {
 		child,
@@ -89,11 +118,17 @@ export async function startPostgres(options: {
 	};
 }
 
+/** Whether `startPostgres` has made its data in this folder. */
+export function hasPostgres(folder: string): boolean {
+	return existsSync(join(folder, DATA));
+}
+
 /** Starts PostgREST on a database of `startPostgres`. `folder` is the same one: its token secret lies there. */
 export async function startPostgrest(options: {
 	folder: string;
 	database: { readonly port: number };
 	port?: number;
+	onOutput?: (text: Buffer) => void;
 }): Promise<DevPostgrest> {
 	const { password, jwt } = secretsOf(options.folder);
 	const port = options.port ?? (await freePort());
@@ -109,7 +144,7 @@ export async function startPostgrest(options: {
 		PGRST_LOG_LEVEL: 'error',
 	};
 	const child = spawn(postgrestBinary(), [], { env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
-	const log = collect(child);
+	const log = collect(child, options.onOutput);
 	const url = `http://127.0.0.1:${port}`;
 	await until(child, { what: 'PostgREST', log, isReady: async () => (await fetch(url)).ok });
 	return {
@@ -130,9 +165,9 @@ interface Secrets {
 function secretsOf(folder: string): Secrets {
 	const path = join(folder, 'secrets.json');
 	if (!existsSync(path)) {
-		mkdirSync(folder, { recursive: true });
+		mkdirSync(folder, { recursive: true, mode: 0o700 });
 		const made: Secrets = { password: randomBytes(16).toString('hex'), jwt: randomBytes(32).toString('hex') };
-		writeFileSync(path, JSON.stringify(made), { mode: 0o600 });
+		createFileDurably(path, JSON.stringify(made), { mode: 0o600 });
 	}
 	return JSON.parse(readFileSync(path, 'utf8')) as Secrets;
 }
@@ -147,6 +182,11 @@ function token(secret: string, role: string): string {
 interface AsUser {
 	readonly uid?: number;
 	readonly gid?: number;
+}
+
+/** None of ours: it may hold the master key, and another user's process is to run with it. */
+function bareEnvironment(): Record<string, string> {
+	return { PATH: process.env.PATH ?? '' };
 }
 
 /** The folder of PostgreSQL's programs, copied beside the data where the unprivileged user may not read the original. */
@@ -164,8 +204,19 @@ function runnableBinaries(folder: string, asUser: AsUser): string {
 		// Temporary folders are closed to others; passing through is enough.
 		const parent = dirname(folder);
 		chmodSync(parent, (statSync(parent).mode & 0o7777) | 0o011);
+		const { status } = spawnSync('/bin/sh', ['-c', 'cd "$1"', 'sh', folder], {
+			...asUser,
+			cwd: '/',
+			env: bareEnvironment(),
+		});
+		if (status !== 0) {
+			throw new Error(
+				`PostgreSQL refuses root, and the user ${UNPRIVILEGED.uid} that it runs as instead can't reach ${folder}: choose a DATA_DIR that others can pass through to`,
+			);
+		}
 	}
-	const runs = (bin: string) => spawnSync(join(bin, 'postgres'), ['--version'], { ...asUser, cwd: '/' });
+	const runs = (bin: string) =>
+		spawnSync(join(bin, 'postgres'), ['--version'], { ...asUser, cwd: '/', env: bareEnvironment() });
 	if (runs(join(native, 'bin')).status === 0) return join(native, 'bin');
 	const copy = join(folder, 'native');
 	if (!existsSync(copy)) cpSync(native, copy, { recursive: true, verbatimSymlinks: true });
@@ -190,20 +241,35 @@ function postgrestBinary(): string {
 	}
 }
 
-async function initialize(options: { bin: string; data: string; asUser: AsUser; secrets: Secrets }): Promise<void> {
-	const { bin, data, asUser, secrets } = options;
-	const passwordFile = `${data}.password`;
+/** Made beside and renamed when it is whole: one that was interrupted is made anew. */
+async function initialize(options: {
+	bin: string;
+	folder: string;
+	asUser: AsUser;
+	secrets: Secrets;
+	durable: boolean;
+}): Promise<void> {
+	const { bin, folder, asUser, secrets, durable } = options;
+	for (const name of readdirSync(folder)) {
+		if (name.startsWith(`${DATA}.`)) rmSync(join(folder, name), { recursive: true, force: true });
+	}
+	const made = join(folder, `${DATA}.${randomBytes(4).toString('hex')}`);
+	const passwordFile = `${made}.password`;
 	writeFileSync(passwordFile, secrets.password, { mode: 0o600 });
 	if (asUser.uid !== undefined) chownSync(passwordFile, UNPRIVILEGED.uid, UNPRIVILEGED.gid);
-	const flags = ['--username=supabase_admin', `--pwfile=${passwordFile}`, '--auth=scram-sha-256', '--no-sync'];
+	const flags = ['--username=supabase_admin', `--pwfile=${passwordFile}`, '--auth=scram-sha-256'];
 	try {
-		await promisify(execFile)(join(bin, 'initdb'), ['-D', data, ...flags, '--encoding=UTF8', '--no-locale'], {
-			...asUser,
-			cwd: '/',
-		});
+		await promisify(execFile)(
+			join(bin, 'initdb'),
+			['-D', made, ...flags, '--encoding=UTF8', '--no-locale', ...(durable ? [] : ['--no-sync'])],
+			{ ...asUser, env: bareEnvironment(), cwd: '/' },
+		);
+		renameSync(made, join(folder, DATA));
 	} catch (error) {
 		const { stderr = '', message } = error as Error & { stderr?: string };
 		throw new Error(`PostgreSQL can't be set up: ${stderr.trim() || message}`);
+	} finally {
+		rmSync(passwordFile, { force: true });
 	}
 }
 
@@ -269,10 +335,11 @@ async function until(
 	}
 }
 
-function collect(child: ChildProcess): () => string {
+function collect(child: ChildProcess, onOutput: (text: Buffer) => void = () => {}): () => string {
 	let text = '';
 	const add = (chunk: Buffer) => {
 		text = (text + chunk.toString()).slice(-20_000);
+		onOutput(chunk);
 	};
 	child.stdout?.on('data', add);
 	child.stderr?.on('data', add);
@@ -289,16 +356,5 @@ function stop(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
 		child.once('exit', () => resolve());
 		child.kill(signal);
 		child.kill('SIGCONT');
-	});
-}
-
-function freePort(): Promise<number> {
-	return new Promise((resolve, reject) => {
-		const probe = createServer();
-		probe.once('error', reject);
-		probe.listen(0, '127.0.0.1', () => {
-			const { port } = probe.address() as { port: number };
-			probe.close(() => resolve(port));
-		});
 	});
 }

@@ -15,7 +15,8 @@ function fail(sentence: string): never {
 	process.exit(1);
 }
 
-if (name === undefined || !/^(worker|orchestrator)-\d+$/.test(name)) fail('Say which: make start NAME=worker-3');
+if (name === undefined || !/^((worker|orchestrator)-\d+|postgres|postgrest)$/.test(name))
+	fail('Say which: make start NAME=worker-3');
 const cluster = readClusterFile(dataDir);
 if (cluster === null || !isAlive(cluster.supervisor)) fail(`No cluster runs on ${dataDir}: start it with make run.`);
 if (!cluster.members.includes(name)) fail(`This cluster has no ${name}, but ${cluster.members.join(', ')}.`);
@@ -24,7 +25,9 @@ writeFileSync(startRequestPath(dataDir, name), '');
 const deadline = Date.now() + TIMEOUT_MS;
 for (;;) {
 	const process = readClusterFile(dataDir)?.processes.find((candidate) => candidate.name === name);
-	if (process !== undefined && (await isReady(process.http))) break;
+	// A database is in the list once it answers.
+	const asked = process?.grpc === undefined ? undefined : process.http;
+	if (process !== undefined && (asked === undefined || (await isReady(asked)))) break;
 	if (Date.now() > deadline)
 		fail(`${name} did not become ready within ${TIMEOUT_MS / 1000} s; its log is in ${dataDir}/${name}/log`);
 	await new Promise((done) => setTimeout(done, 100));

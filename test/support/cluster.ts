@@ -1,18 +1,24 @@
 /** A real cluster for tests: the processes of `make run` on free ports and a temporary folder, to be killed and broken. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { type ClusterProcess, isAlive, readClusterFile, startRequestPath } from '../../hack/cluster-file.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 
+/** An orchestrator or a worker. */
+export type NodeProcess = ClusterProcess & { readonly http: string; readonly grpc: string };
+
 export interface TestCluster {
+	/** Of the first orchestrator. */
 	readonly http: string;
+	/** Of all orchestrators, also of those that are down. */
+	readonly orchestrators: readonly string[];
 	readonly dataDir: string;
 	processes(): readonly ClusterProcess[];
-	process(name: string): ClusterProcess;
+	process(name: string): NodeProcess;
 	signal(name: string, signal: NodeJS.Signals): void;
 	/** SIGKILL, and waits until it is gone. */
 	kill(name: string): Promise<void>;
@@ -72,6 +78,12 @@ export async function startCluster(
 		if (found === undefined) throw new Error(`${name} does not run`);
 		return found;
 	};
+	const isNode = (found: ClusterProcess): found is NodeProcess => found.http !== undefined && found.grpc !== undefined;
+	const findNode = (name: string): NodeProcess => {
+		const found = find(name);
+		if (!isNode(found)) throw new Error(`${name} is a database`);
+		return found;
+	};
 	const stop = async () => {
 		if (child.exitCode !== null || child.signalCode !== null) return;
 		const exited = new Promise((done) => child.once('exit', done));
@@ -85,10 +97,11 @@ export async function startCluster(
 		throw new Error(`${missing} processes did not start:\n${output}`);
 	}
 	return {
-		http: find('orchestrator-1').http,
+		http: findNode('orchestrator-1').http,
+		orchestrators: processes().flatMap((one) => (one.role === 'orchestrator' && isNode(one) ? [one.http] : [])),
 		dataDir,
 		processes,
-		process: find,
+		process: findNode,
 		signal: (name, signal) => {
 			process.kill(find(name).pid, signal);
 		},
@@ -103,7 +116,9 @@ export async function startCluster(
 		start: async (name) => {
 			writeFileSync(startRequestPath(dataDir, name), '');
 			await until(() => processes().some((candidate) => candidate.name === name), { what: `${name} to be started` });
-			await until(() => isReady(find(name).http), { what: `${name} to be ready` });
+			const started = find(name);
+			// A database is in the list once it answers.
+			if (isNode(started)) await until(() => isReady(started.http), { what: `${name} to be ready` });
 		},
 		stop,
 		remove: async () => {
@@ -118,8 +133,9 @@ export async function startCluster(
 		},
 		logs: () =>
 			readdirSync(dataDir)
-				.filter((name) => /^(worker|orchestrator)-\d+$/.test(name))
-				.map((name) => readFileSync(join(dataDir, name, 'log'), 'utf8'))
+				.map((name) => join(dataDir, name, 'log'))
+				.filter((log) => existsSync(log))
+				.map((log) => readFileSync(log, 'utf8'))
 				.join(''),
 		output: () => output,
 	};

@@ -64,7 +64,7 @@ export async function joinWorker(
 	};
 }
 
-/** Below the range that the system gives to outgoing connections, as hack/run.ts does. */
+/** Below the range that the system gives to outgoing connections, as hack/ports.ts does. */
 export function freePort(): number {
 	return randomInt(10_000, 32_768);
 }
