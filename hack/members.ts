@@ -141,6 +141,9 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'MAX_OBJECT',
 		'AUTH',
 		'WORKER_CONNECTIONS',
+		'LOST_AFTER',
+		'REPAIR_LANES',
+		'REPAIR_SHARE',
 	];
 	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(
