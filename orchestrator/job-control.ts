@@ -75,7 +75,7 @@ export class JobControl {
 				const nowMs = this.#clock.monotonicMs();
 				if (!isAsked && paused) return LOOK_MS;
 				if (!isAsked && nowMs < dueMs) return Math.min(LOOK_MS, dueMs - nowMs);
-				const waitMs = await job.step(signal, lease);
+				const waitMs = await job.step(signal, lease, isAsked);
 				const afterMs = this.#clock.monotonicMs();
 				dueMs = afterMs + waitMs;
 				// A run that was asked for ends when there is nothing left to do at once.
@@ -105,7 +105,7 @@ export class JobControl {
 
 	/** Throws `not_found` for a job that does not exist. */
 	async ask(name: string, what: 'pause' | 'resume' | 'run'): Promise<void> {
-		if (!(name in JOBS)) {
+		if (!Object.hasOwn(JOBS, name)) {
 			throw new DistroError('not_found', `there is no job ${name}: there are ${Object.keys(JOBS).join(', ')}`);
 		}
 		const nowMs = this.#clock.nowMs();

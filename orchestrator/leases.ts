@@ -11,8 +11,11 @@ import type { Lease, MetadataStore } from './store.ts';
 
 export interface ExclusiveJob {
 	readonly name: JobName;
-	/** As of Job. `lease` goes into every write that allows one; `signal` is aborted as well when the lease is lost. */
-	step(signal: AbortSignal, lease: Lease): Promise<number>;
+	/**
+	 * As of Job. `lease` goes into every write that allows one; `signal` is aborted as well when the lease is lost. `asked`:
+	 * people want it done now, also what is hardly worth it.
+	 */
+	step(signal: AbortSignal, lease: Lease, asked?: boolean): Promise<number>;
 	/** What people see of it, as JSON. */
 	state?(): object;
 	/** Jobs with one lease run in one process; its own name otherwise. */

@@ -53,7 +53,7 @@ async function mending(
 async function step({ cluster, jobs }: Mending, name: JobName & keyof Mending['jobs']): Promise<number> {
 	const lease = await cluster.store.acquireLease(name, { holder: 'test', ttlMs: 600_000 });
 	if (lease === null) throw new Error('no lease');
-	return jobs[name].step(new AbortController().signal, lease);
+	return jobs[name].step(new AbortController().signal, lease, true);
 }
 
 /** Steps until one finds nothing to do. */

@@ -63,6 +63,8 @@ const RETRY_BASE_MS = 2_000;
 const RETRY_MAX_MS = 10 * 60_000;
 const IDLE_MS = 1_000;
 const REBALANCE_IDLE_MS = 10_000;
+/** Workers that hold less than this too much or too little are left alone, unless somebody asks. */
+const WORTH_MOVING_BYTES = 8 * 1024 * 1024;
 /** A pause for politeness is never longer: the share is of moments, not of hours. */
 const POLITE_PAUSE_MAX_MS = 10_000;
 /** Segments with at most this many spare shards are not waited for. */
@@ -105,11 +107,13 @@ export function rebalanceJob(deps: MendDeps): ExclusiveJob {
 	return {
 		name: 'rebalance',
 		state: () => mover.state(),
-		step: async (signal, lease) => {
+		step: async (signal, lease, asked = false) => {
 			const plan = await mover.plan(({ sets, workers }) => {
 				const departures = [planDepartures('lost', sets, workers), planDepartures('drain', sets, workers)];
 				const isWaiting = departures.some(({ moves }) => moves.length > 0);
-				return isWaiting ? { moves: [], stuck: [] } : planRebalance(sets, workers, deps.policy);
+				return isWaiting
+					? { moves: [], stuck: [] }
+					: planRebalance(sets, workers, { policy: deps.policy, leastBytes: asked ? 0 : WORTH_MOVING_BYTES });
 			});
 			return (await mover.run(await mover.moveTasks(plan.moves), { signal, lease })) > 0 ? 0 : REBALANCE_IDLE_MS;
 		},

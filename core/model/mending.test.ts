@@ -10,6 +10,7 @@ import { DEFAULT_POLICY } from './redundancy.ts';
 import type { SetCount } from './redundancy-report.ts';
 
 const GiB = 1024 ** 3;
+const EVENLY = { policy: DEFAULT_POLICY, leastBytes: 0 };
 const SEED = 20_261_124;
 
 function idOf(index: number): WorkerId {
@@ -148,7 +149,7 @@ describe('rebalance', () => {
 			fc.property(fc.integer({ min: 6, max: 16 }), fc.integer({ min: 1, max: 4 }), (count, joined) => {
 				const sets = stored(cluster(count), { k: 4, n: 6, segments: 600, seed: `${count}` });
 				const workers = cluster(count + joined);
-				const after = mended(sets, (now) => planRebalance(now, workers, DEFAULT_POLICY));
+				const after = mended(sets, (now) => planRebalance(now, workers, EVENLY));
 				const part = (600 * 6 * 64 * 1024) / (count + joined);
 				for (const { workerId } of workers) {
 					expect(Math.abs(heldBytes(after, workerId) - part) / part).toBeLessThan(0.16);
@@ -163,7 +164,7 @@ describe('rebalance', () => {
 		const small = cluster(8);
 		const workers = small.map((each, index) => (index === 0 ? { ...each, bytesTotal: 2 * each.bytesTotal } : each));
 		const sets = stored(small, { k: 2, n: 4, segments: 900, seed: 'large' });
-		const after = mended(sets, (now) => planRebalance(now, workers, DEFAULT_POLICY));
+		const after = mended(sets, (now) => planRebalance(now, workers, EVENLY));
 		const part = (900 * 4 * 64 * 1024) / 9;
 		expect(heldBytes(after, idOf(0)) / part).toBeGreaterThan(1.65);
 	});
@@ -175,19 +176,26 @@ describe('rebalance', () => {
 		const zoneMax = (set: SetCount) =>
 			Math.max(...[0, 1, 2].map((zone) => set.workers.filter((id) => Number.parseInt(id, 16) % 3 === zone).length));
 		expect(zoneMax(bad)).toBe(3);
-		expect(planRebalance([bad], workers, DEFAULT_POLICY).moves[0]?.kind).toBe('zone');
+		expect(planRebalance([bad], workers, EVENLY).moves[0]?.kind).toBe('zone');
 		const sets = [bad, ...stored(workers.slice(0, 6), { k: 4, n: 6, segments: 50, seed: 'zones' })];
-		for (const set of mended(sets, (now) => planRebalance(now, workers, DEFAULT_POLICY))) {
+		for (const set of mended(sets, (now) => planRebalance(now, workers, EVENLY))) {
 			expect(zoneMax(set)).toBeLessThanOrEqual(2);
 		}
 	});
 
+	test('small differences are left alone', () => {
+		const sets = stored(cluster(6), { k: 4, n: 6, segments: 50, seed: 'small' });
+		const joined = cluster(7);
+		expect(planRebalance(sets, joined, EVENLY).moves).not.toEqual([]);
+		expect(planRebalance(sets, joined, { ...EVENLY, leastBytes: 50 * 64 * 1024 }).moves).toEqual([]);
+	});
+
 	test('nothing moves in a cluster that is even, or of one worker, or without room', () => {
 		const sets = stored(cluster(6), { k: 4, n: 6, segments: 50, seed: 'even' });
-		expect(planRebalance(sets, cluster(6), DEFAULT_POLICY).moves).toEqual([]);
-		expect(planRebalance(sets, [worker(0)], DEFAULT_POLICY).moves).toEqual([]);
+		expect(planRebalance(sets, cluster(6), EVENLY).moves).toEqual([]);
+		expect(planRebalance(sets, [worker(0)], EVENLY).moves).toEqual([]);
 		const full = [...cluster(6), worker(6, { bytesFree: 0 })];
-		expect(planRebalance(sets, full, DEFAULT_POLICY).moves).toEqual([]);
+		expect(planRebalance(sets, full, EVENLY).moves).toEqual([]);
 	});
 });
 

@@ -82,10 +82,14 @@ export function planDepartures(
 export function planRebalance(
 	sets: readonly SetCount[],
 	workers: readonly MendWorker[],
-	policy: RedundancyPolicy,
+	o: {
+		readonly policy: RedundancyPolicy;
+		/** A worker that holds less than this too much or too little is left alone. */
+		readonly leastBytes: number;
+	},
 ): MendPlan {
-	const zones = planZones(sets, workers, policy);
-	return { moves: zones.length > 0 ? zones : planBalance(sets, workers, policy), stuck: [] };
+	const zones = planZones(sets, workers, o.policy);
+	return { moves: zones.length > 0 ? zones : planBalance(sets, workers, o), stuck: [] };
 }
 
 function planZones(sets: readonly SetCount[], workers: readonly MendWorker[], policy: RedundancyPolicy): Move[] {
@@ -120,7 +124,11 @@ function keepsZones(
 }
 
 /** From the worker that holds most beyond its part to the one that lacks most. */
-function planBalance(sets: readonly SetCount[], workers: readonly MendWorker[], policy: RedundancyPolicy): Move[] {
+function planBalance(
+	sets: readonly SetCount[],
+	workers: readonly MendWorker[],
+	{ policy, leastBytes }: { policy: RedundancyPolicy; leastBytes: number },
+): Move[] {
 	const byId = new Map(workers.map((worker) => [worker.workerId, worker]));
 	const takers = workers.filter(({ takes }) => takes);
 	const capacity = takers.reduce((sum, { bytesTotal }) => sum + bytesTotal, 0);
@@ -135,11 +143,12 @@ function planBalance(sets: readonly SetCount[], workers: readonly MendWorker[], 
 	const stored = [...held.values()].reduce((sum, bytes) => sum + bytes, 0);
 	const partOf = ({ bytesTotal }: MendWorker) => (stored * bytesTotal) / capacity;
 	const beyond = (worker: MendWorker) => (held.get(worker.workerId) ?? 0) - partOf(worker);
-	const givers = takers.filter((worker) => beyond(worker) > EVEN_WITHIN * partOf(worker));
+	const band = (worker: MendWorker) => Math.max(leastBytes, EVEN_WITHIN * partOf(worker));
+	const givers = takers.filter((worker) => beyond(worker) > band(worker));
 	const roomy = takers
 		.filter(({ bytesFree }) => bytesFree >= MIN_FREE_BYTES)
 		.toSorted((a, b) => beyond(a) - beyond(b) || compare(a.workerId, b.workerId));
-	const lackers = roomy.filter((worker) => beyond(worker) < -EVEN_WITHIN * partOf(worker));
+	const lackers = roomy.filter((worker) => beyond(worker) < -band(worker));
 	// A giver need not be beyond its band where somebody lacks, and the other way round: a new worker fills from all.
 	const from = (givers.length > 0 ? givers : lackers.length > 0 ? takers : []).toSorted(
 		(a, b) => beyond(b) - beyond(a) || compare(a.workerId, b.workerId),
