@@ -87,6 +87,13 @@ export function nameTaken(name: string): DistroError {
 	return new DistroError('exists', `another worker is called ${name}: give this one its own name`);
 }
 
+export function stillPlaced(name: string): DistroError {
+	return new DistroError(
+		'conflict',
+		`${name} still has shards that are not elsewhere: drain it, or let repair end first`,
+	);
+}
+
 export function leaseLost(name: string): DistroError {
 	return new DistroError(
 		'expired',

@@ -85,6 +85,63 @@ export interface WorkerRow {
 	readonly bytesTotal: number;
 	readonly bytesUsed: number;
 	readonly shards: number;
+	/** What an operator asked of it. Kept by `saveWorker`, changed by `setDuty`. */
+	readonly duty: WorkerDuty;
+	/** How it behaved so far, as core/model/history.ts writes it; '' when nothing is known. Changed by `saveHistory`. */
+	readonly history: string;
+}
+
+/** `cordoned`: no new shards. `draining`: neither, and what it has moves elsewhere. */
+export type WorkerDuty = 'active' | 'cordoned' | 'draining';
+
+/** What is known of a worker when it registers or beats. */
+export type WorkerSighting = Omit<WorkerRow, 'duty' | 'history'>;
+
+/**
+ * Segments that are cut alike and whose good shards (placed, and without finding) are on the same workers. There are few of
+ * them whatever the number of objects, because placement draws from few sets of workers (core/model/placement.ts).
+ */
+export interface WorkerSetRow {
+	/** Opaque; never used again for another set. */
+	readonly setId: string;
+	readonly k: number;
+	readonly n: number;
+	/** In order of id; fewer than n where shards are missing or marked. */
+	readonly workers: readonly WorkerId[];
+	readonly segments: number;
+	/** Data cells of those segments, in bytes: each of their shards has about bytes / k. */
+	readonly bytes: number;
+}
+
+/** Objects whose segments are on the same worker sets: all that decides whether they are whole. */
+export interface SpreadRow {
+	/** Without repetition; none for inline objects. */
+	readonly setIds: readonly string[];
+	readonly objects: number;
+	/** Plaintext. */
+	readonly bytes: number;
+}
+
+export interface RedundancyRows {
+	readonly sets: readonly WorkerSetRow[];
+	readonly spreads: readonly SpreadRow[];
+}
+
+export interface StoredSegment {
+	readonly objectId: ObjectId;
+	readonly versionId: VersionId;
+	readonly segment: Segment;
+}
+
+/** A background job as people steer it and see it: one row for the whole cluster. */
+export interface JobRow {
+	readonly name: string;
+	readonly paused: boolean;
+	/** Grows with every request to run now. */
+	readonly runs: number;
+	/** What its last step told of itself, JSON. */
+	readonly state: string;
+	readonly updatedAtMs: number;
 }
 
 /** What `addFindings` and repair know of a shard. */
@@ -217,9 +274,42 @@ export interface MetadataStore {
 	 */
 	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;
 
-	/** Inserts or updates all but the first registration's time. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
-	saveWorker(worker: WorkerRow): Promise<void>;
+	/**
+	 * All worker sets that have segments, and all spreads that have objects, from one moment. Kept by the transactions
+	 * that change placements and findings: it costs the same for any number of objects.
+	 */
+	redundancyRows(): Promise<RedundancyRows>;
+	/**
+	 * Segments of one set, each once, in an order of the store's own that stays while pages are read. `after` is `next` of the
+	 * page before, or null. Segments that leave the set meanwhile are left out.
+	 */
+	segmentsOnSet(
+		setId: string,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }>;
+	/** One segment of the set, near the place that `at` (0 to 1) says: what random samples are drawn from. null when it has none. */
+	sampleSet(setId: string, at: number): Promise<StoredSegment | null>;
+	/** Objects that have a segment on one of these sets, at most `limit`, in no order. */
+	objectsOnSets(setIds: readonly string[], limit: number): Promise<readonly ObjectId[]>;
+
+	/** Inserts or updates all but the first registration's time, duty and history. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
+	saveWorker(worker: WorkerSighting): Promise<void>;
 	workers(): Promise<readonly WorkerRow[]>;
+	/** False when there is no such worker. */
+	setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<boolean>;
+	/** No effect on a worker that is not there. */
+	saveHistory(workerId: WorkerId, history: string, lease?: Lease): Promise<void>;
+	/**
+	 * Removes a worker and its delete queue. `conflict` while a placement names it, good or marked. False when there was none.
+	 */
+	forgetWorker(workerId: WorkerId): Promise<boolean>;
+
+	/** Those that were ever paused, asked to run, or told their state, by name. */
+	jobs(): Promise<readonly JobRow[]>;
+	pauseJob(name: string, paused: boolean, nowMs: number): Promise<void>;
+	/** Asks for a run now, paused or not. */
+	requestRun(name: string, nowMs: number): Promise<void>;
+	saveJobState(name: string, state: string, nowMs: number, lease?: Lease): Promise<void>;
 
 	/**
 	 * Takes a lease, or keeps it: its holder gets the same number again while it lasts, and `ttlMs` more. Null while

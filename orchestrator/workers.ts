@@ -110,6 +110,8 @@ export class WorkerRegistry {
 			bytesUsed: 0,
 			shards: 0,
 			registeredAtMs: nowMs,
+			duty: 'active',
+			history: '',
 			...known?.row,
 			...worker,
 			lastSeenMs: nowMs,
