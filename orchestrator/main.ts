@@ -16,7 +16,7 @@ import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
-import { deletionsJob, expireIntentsJob, runJobs } from './jobs.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
 import { type ExclusiveJob, exclusive } from './leases.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
@@ -28,7 +28,7 @@ import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
-import { WorkerRegistry } from './workers.ts';
+import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
 
 const REPAIR_IDLE_MS = 1_000;
 /** How long uploads and downloads may finish after the word to stop. */
@@ -50,13 +50,14 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const workers = new WorkerRegistry({
 		store,
 		clock,
+		shared: config.supabase !== null,
 		onNameTaken: ({ name, workerId, formerly }) =>
 			log.warn(
 				{ name, worker: workerId, before: formerly.workerId, nowCalled: formerly.name },
 				'a new worker took over a name: its volume is another one',
 			),
 	});
-	await workers.load();
+	await workers.read();
 	// Before the first of them can come back, and is seen later than the others.
 	const awaited = waitForKnownWorkers(
 		workers.rows().map(({ row }) => row),
@@ -200,13 +201,17 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
 		repairJob,
 	];
-	const jobs = runJobs(
-		exclusiveJobs.map((job) => exclusive(job, { store, clock, holder })),
-		{
-			clock,
-			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),
+	const exchangeJob: Job = {
+		name: 'workers',
+		step: async () => {
+			await workers.exchange();
+			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
 		},
-	);
+	};
+	const jobs = runJobs([exchangeJob, ...exclusiveJobs.map((job) => exclusive(job, { store, clock, holder }))], {
+		clock,
+		onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),
+	});
 
 	let jobsEnded: Promise<void> = Promise.resolve();
 	lifecycle.onStop('store', () => store.close());

@@ -76,6 +76,7 @@ async function repairShard(
 	if (segment === undefined || segment.index !== item.segment || segment.encodingId !== item.encodingId) {
 		throw new DistroError('conflict', 'the segment is gone or was encoded anew');
 	}
+	await workers.find(segment.placements);
 	const others = segment.placements.filter(({ shardIndex }) => shardIndex !== item.shardIndex);
 	const known = workers.policyWorkers();
 	const candidates = known.filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));

@@ -40,6 +40,8 @@ export const WRITES = {
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,
 	saveWorker: objects.saveWorker,
+	sawWorkers: objects.sawWorkers,
+	renameWorker: objects.renameWorker,
 	acquireLease: leases.acquireLease,
 	releaseLease: leases.releaseLease,
 };

@@ -21,6 +21,7 @@ import type {
 	ObjectRow,
 	RepairDone,
 	RepairItem,
+	WorkerFigures,
 	WorkerRow,
 } from './store.ts';
 import { storeClosed } from './store-rules.ts';
@@ -150,6 +151,14 @@ export class SqliteMetadataStore implements MetadataStore {
 
 	saveWorker(worker: WorkerRow) {
 		return this.#call('saveWorker', worker);
+	}
+
+	sawWorkers(seen: readonly WorkerFigures[]) {
+		return this.#call('sawWorkers', seen);
+	}
+
+	renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }) {
+		return this.#call('renameWorker', workerId, to);
 	}
 
 	workers() {

@@ -24,6 +24,7 @@ import type {
 	ObjectRow,
 	RepairDone,
 	RepairItem,
+	WorkerFigures,
 	WorkerRow,
 } from './store.ts';
 import { checkCommit, cursorOf, parseCursor, segmentGone } from './store-rules.ts';
@@ -305,6 +306,16 @@ class SupabaseMetadataStore implements MetadataStore {
 	async saveWorker(worker: WorkerRow): Promise<void> {
 		const { workerId, name } = worker;
 		await this.#write({ method: 'saveWorker', args: rows.workerArgs(worker), key: workerId }, { name });
+	}
+
+	async sawWorkers(seen: readonly WorkerFigures[]): Promise<void> {
+		if (seen.length > 0) await this.#write({ method: 'sawWorkers', args: { seen }, key: '' });
+	}
+
+	async renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }): Promise<boolean> {
+		const name = rows.storable(to.name);
+		const args = { workerId, name, lastSeenMs: to.lastSeenMs };
+		return (await this.#write({ method: 'renameWorker', args, key: workerId }, { name })) as boolean;
 	}
 
 	async workers(): Promise<readonly WorkerRow[]> {
