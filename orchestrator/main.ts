@@ -11,7 +11,7 @@ import { createLogger } from '../platform/log.ts';
 import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
-import { openApiKeys } from './api-keys.ts';
+import { type ApiKeyStore, openApiKeys } from './api-keys.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
@@ -89,7 +89,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
 
-	const apiKeys = openApiKeys({ dataDir: config.dataDir, clock });
+	const apiKeys = await openKeys();
 	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
 	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
 	if (needsKeys && (await apiKeys.apiKeys()).length === 0) {
@@ -138,6 +138,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		// Loaded only where it is used: it costs memory.
 		const { openSupabaseStore } = await import('./store-supabase.ts');
 		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
+	}
+
+	async function openKeys(): Promise<ApiKeyStore> {
+		if (config.supabase === null) return openApiKeys({ dataDir: config.dataDir, clock });
+		const { openSupabaseApiKeys } = await import('./api-keys-supabase.ts');
+		return openSupabaseApiKeys({ ...config.supabase, clock, random });
 	}
 
 	async function clusterView(): Promise<ClusterView> {

@@ -38,26 +38,29 @@ create table distro.api_keys (
 );
 alter table distro.api_keys enable row level security;
 
--- Repeated after a lost answer it is no refusal.
+-- Repeated after a lost answer both say the same as before: the caller's number of the call is kept for a while.
 create function distro.add_api_key(args jsonb) returns jsonb language plpgsql as $$
 begin
 	insert into distro.api_keys (key_id, secret_hash, scope, label, created_at_ms)
 		values (args->>'keyId', decode(args->>'secretHash', 'base64'), args->>'scope', args->>'label',
 			(args->>'createdAtMs')::bigint)
 		on conflict do nothing;
-	return to_jsonb(exists (
-		select from distro.api_keys where key_id = args->>'keyId' and secret_hash = decode(args->>'secretHash', 'base64')
-	));
+	return distro.answer_once(found, (args->>'callId')::uuid);
 end $$;
 
 create function distro.remove_api_key(args jsonb) returns jsonb language plpgsql as $$
 begin
 	delete from distro.api_keys where key_id = args->>'keyId';
-	if found then
-		insert into distro.removals (call_id) values ((args->>'callId')::uuid);
+	return distro.answer_once(found, (args->>'callId')::uuid);
+end $$;
+
+create function distro.answer_once(done boolean, call uuid) returns jsonb language plpgsql as $$
+begin
+	if done then
+		insert into distro.removals (call_id) values (call);
 		return 'true';
 	end if;
-	return to_jsonb(exists (select from distro.removals where call_id = (args->>'callId')::uuid));
+	return to_jsonb(exists (select from distro.removals where call_id = call));
 end $$;
 
 create function distro.read_api_keys(args jsonb) returns jsonb language sql stable
