@@ -99,7 +99,8 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 
 export const METADATA_FILE = 'metadata.db';
 
-function readSupabase(reader: EnvReader): SupabaseAddress | null {
+/** null when the environment names none. */
+export function readSupabase(reader: EnvReader): SupabaseAddress | null {
 	const url = reader.optional('SUPABASE_URL');
 	const key = reader.secretSource('SUPABASE_KEY');
 	if (url !== null && key !== null) return { url, key };

@@ -11,14 +11,14 @@ import { createLogger } from '../platform/log.ts';
 import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
-import { openApiKeys } from './api-keys.ts';
+import { type ApiKeyStore, openApiKeys } from './api-keys.ts';
 import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
 import { JobControl } from './job-control.ts';
-import { deletionsJob, expireIntentsJob, runJobs } from './jobs.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
 import { exclusive } from './leases.ts';
 import { drainJob, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
@@ -30,7 +30,7 @@ import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { Watch } from './watch.ts';
-import { WorkerRegistry } from './workers.ts';
+import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
 
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
@@ -52,13 +52,14 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		store,
 		clock,
 		lostAfterMs: config.lostAfterMs,
+		shared: config.supabase !== null,
 		onNameTaken: ({ name, workerId, formerly }) =>
 			log.warn(
 				{ name, worker: workerId, before: formerly.workerId, nowCalled: formerly.name },
 				'a new worker took over a name: its volume is another one',
 			),
 	});
-	await workers.load();
+	await workers.read();
 	// Before the first of them can come back, and is seen later than the others.
 	const awaited = waitForKnownWorkers(
 		workers.rows().map(({ row }) => row),
@@ -100,7 +101,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
 
-	const apiKeys = openApiKeys({ dataDir: config.dataDir, clock });
+	const apiKeys = await openKeys();
 	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
 	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
 	if (needsKeys && (await apiKeys.apiKeys()).length === 0) {
@@ -151,6 +152,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
 	}
 
+	async function openKeys(): Promise<ApiKeyStore> {
+		if (config.supabase === null) return openApiKeys({ dataDir: config.dataDir, clock });
+		const { openSupabaseApiKeys } = await import('./api-keys-supabase.ts');
+		return openSupabaseApiKeys({ ...config.supabase, clock, random });
+	}
+
 	const watch = new Watch({ store, workers, clock });
 	const mendDeps = {
 		...deps,
@@ -176,8 +183,15 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		rebalanceJob(mendDeps),
 		watch.job,
 	];
+	const exchangeJob: Job = {
+		name: 'workers',
+		step: async () => {
+			await workers.exchange();
+			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+		},
+	};
 	const jobs = runJobs(
-		exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),
+		[exchangeJob, ...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))],
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),

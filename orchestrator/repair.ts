@@ -64,6 +64,7 @@ export async function placeShard(
 		attempts: 0,
 		dueAtMs: 0,
 	};
+	await workers.find(segment.placements);
 	const uploadId = newId<UploadId>(random);
 	const shardId = newId<ShardId>(random);
 	const expiresAtMs = clock.nowMs() + REPAIR_DEADLINE_MS;

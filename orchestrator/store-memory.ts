@@ -27,6 +27,7 @@ import type {
 	RepairDone,
 	RepairItem,
 	StoredSegment,
+	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
@@ -435,6 +436,25 @@ export class MemoryMetadataStore implements MetadataStore {
 		const { registeredAtMs, duty, history } = known ?? { ...worker, duty: 'active', history: '' };
 		const receiptKey = Buffer.from(worker.receiptKey);
 		workers.set(worker.workerId, { ...worker, registeredAtMs, duty, history, receiptKey });
+	}
+
+	async sawWorkers(seen: readonly WorkerFigures[]): Promise<void> {
+		const { workers } = this.#open;
+		for (const { workerId, lastSeenMs, bytesTotal, bytesUsed, shards } of seen) {
+			const known = workers.get(workerId);
+			if (known !== undefined) workers.set(workerId, { ...known, lastSeenMs, bytesTotal, bytesUsed, shards });
+		}
+	}
+
+	async renameWorker(workerId: WorkerId, { name, lastSeenMs }: { name: string; lastSeenMs: number }): Promise<boolean> {
+		const { workers } = this.#open;
+		const known = workers.get(workerId);
+		if (known?.lastSeenMs !== lastSeenMs) return known?.name === name;
+		for (const other of workers.values()) {
+			if (other.name === name && other.workerId !== workerId) throw nameTaken(name);
+		}
+		workers.set(workerId, { ...known, name });
+		return true;
 	}
 
 	async workers(): Promise<readonly WorkerRow[]> {

@@ -47,6 +47,8 @@ export const WRITES = {
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,
 	saveWorker: workers.saveWorker,
+	sawWorkers: workers.sawWorkers,
+	renameWorker: workers.renameWorker,
 	setDuty: workers.setDuty,
 	saveHistory: workers.saveHistory,
 	forgetWorker: workers.forgetWorker,

@@ -2,7 +2,7 @@
 
 import type { WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
-import type { JobRow, Lease, WorkerRow, WorkerSighting } from './store.ts';
+import type { JobRow, Lease, WorkerFigures, WorkerRow, WorkerSighting } from './store.ts';
 import { nameTaken, otherReceiptKey, stillPlaced } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
@@ -32,6 +32,33 @@ export function saveWorker(sql: Sql, worker: WorkerSighting): void {
 		worker.bytesUsed,
 		worker.shards,
 	);
+}
+
+export function sawWorkers(sql: Sql, seen: readonly WorkerFigures[]): void {
+	for (const { workerId, lastSeenMs, bytesTotal, bytesUsed, shards } of seen) {
+		sql.run(
+			'UPDATE workers SET last_seen_ms = ?, bytes_total = ?, bytes_used = ?, shards = ? WHERE worker_id = ?',
+			lastSeenMs,
+			bytesTotal,
+			bytesUsed,
+			shards,
+			workerId,
+		);
+	}
+}
+
+export function renameWorker(sql: Sql, workerId: WorkerId, to: { name: string; lastSeenMs: number }): boolean {
+	const { name, lastSeenMs } = to;
+	const known = sql.get<{ name: string; lastSeenMs: number }>(
+		'SELECT name, last_seen_ms AS lastSeenMs FROM workers WHERE worker_id = ?',
+		workerId,
+	);
+	if (known?.lastSeenMs !== lastSeenMs) return known?.name === name;
+	if (sql.get('SELECT 1 FROM workers WHERE name = ? AND worker_id <> ?', name, workerId) !== undefined) {
+		throw nameTaken(name);
+	}
+	sql.run('UPDATE workers SET name = ? WHERE worker_id = ?', name, workerId);
+	return true;
 }
 
 export function workers(sql: Sql): readonly WorkerRow[] {

@@ -22,6 +22,7 @@ import type {
 	ObjectRow,
 	RepairDone,
 	RepairItem,
+	WorkerFigures,
 	WorkerSighting,
 } from './store.ts';
 import { storeClosed } from './store-rules.ts';
@@ -167,6 +168,14 @@ export class SqliteMetadataStore implements MetadataStore {
 
 	saveWorker(worker: WorkerSighting) {
 		return this.#call('saveWorker', worker);
+	}
+
+	sawWorkers(seen: readonly WorkerFigures[]) {
+		return this.#call('sawWorkers', seen);
+	}
+
+	renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }) {
+		return this.#call('renameWorker', workerId, to);
 	}
 
 	workers() {

@@ -6,11 +6,10 @@
  * orchestrator may change any row at any time.
  */
 
-import { DistroError } from '../core/errors.ts';
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Clock, Random } from '../core/ports.ts';
+import type { Random } from '../core/ports.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -28,22 +27,22 @@ import type {
 	RepairDone,
 	RepairItem,
 	StoredSegment,
+	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
 import { checkCommit, cursorOf, parseCursor, segmentGone } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
+import { connectSupabase, type SupabaseOptions } from './store-supabase-connect.ts';
 import { Refusal, refusalError, type Subject } from './store-supabase-errors.ts';
 import * as rows from './store-supabase-rows.ts';
-import { type Fetch, SupabaseRpc } from './store-supabase-rpc.ts';
-import { SCHEMA_VERSION } from './store-supabase-schema.ts';
+import type { SupabaseRpc } from './store-supabase-rpc.ts';
 
 /** Rows of one page. Objects may carry inline bytes and segments all their roots, so theirs are shorter. */
 const PAGE = 1_000;
 const OBJECT_PAGE = 250;
 const SEGMENT_PAGE = 250;
-const OPEN_TIMEOUT_MS = 10_000;
 
 /** Two lanes keep two of the database's cores busy; more make batches smaller. Leases have one of their own. */
 const GROUPED = {
@@ -59,36 +58,13 @@ const SINGLE = {
 	read: { ...GROUPED.read, lanes: 32, maxCalls: 1 },
 };
 
-export interface SupabaseStoreOptions {
-	readonly url: string;
-	/** A service-role (secret) key. Asked for every request. */
-	readonly key: () => string;
-	readonly clock: Clock;
-	readonly random: Random;
-	readonly fetch?: Fetch;
+export interface SupabaseStoreOptions extends SupabaseOptions {
 	readonly groupCommit?: boolean;
 }
 
-/**
- * Checks address, key and schema. Throws `invalid` (no Supabase there), `denied` (wrong key), `unsupported` (not
- * migrated, or by a newer release), `unavailable`: one sentence each, without the key.
- */
+/** Throws as connectSupabase does. */
 export async function openSupabaseStore(options: SupabaseStoreOptions): Promise<MetadataStore> {
-	const rpc = new SupabaseRpc(options, { fetch: options.fetch });
-	const schema = await rpc.schema(OPEN_TIMEOUT_MS);
-	if (schema > SCHEMA_VERSION) {
-		throw new DistroError(
-			'unsupported',
-			`the database was migrated by a newer release (schema ${schema}, this one knows ${SCHEMA_VERSION}): run that release`,
-		);
-	}
-	if (schema < SCHEMA_VERSION) {
-		throw new DistroError(
-			'unsupported',
-			`the database has schema ${schema} and this release needs ${SCHEMA_VERSION}: migrate it (make migrate, or supabase db push)`,
-		);
-	}
-	return new SupabaseMetadataStore(rpc, options);
+	return new SupabaseMetadataStore(await connectSupabase(options), options);
 }
 
 class SupabaseMetadataStore implements MetadataStore {
@@ -342,6 +318,16 @@ class SupabaseMetadataStore implements MetadataStore {
 	async saveWorker(worker: WorkerSighting): Promise<void> {
 		const { workerId, name } = worker;
 		await this.#write({ method: 'saveWorker', args: rows.workerArgs(worker), key: workerId }, { name });
+	}
+
+	async sawWorkers(seen: readonly WorkerFigures[]): Promise<void> {
+		if (seen.length > 0) await this.#write({ method: 'sawWorkers', args: { seen }, key: '' });
+	}
+
+	async renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }): Promise<boolean> {
+		const name = rows.storable(to.name);
+		const args = { workerId, name, lastSeenMs: to.lastSeenMs };
+		return (await this.#write({ method: 'renameWorker', args, key: workerId }, { name })) as boolean;
 	}
 
 	async workers(): Promise<readonly WorkerRow[]> {

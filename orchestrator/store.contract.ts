@@ -617,6 +617,38 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.saveWorker(make.worker('worker-1'));
 				expect((await store.workers()).map(({ name: called }) => called)).toEqual(['worker-1', 'worker-2']);
 			});
+
+			test('figures of those that were seen, and of nobody else', async () => {
+				const [a, b, stranger] = ['worker-a', 'worker-b', 'worker-c'].map((name) => make.worker(name));
+				if (a === undefined || b === undefined || stranger === undefined) throw new Error('three workers');
+				await store.saveWorker(a);
+				await store.saveWorker(b);
+				const seen = { lastSeenMs: NOW_MS + 9, bytesTotal: 2 ** 53 - 1, bytesUsed: 2 ** 53 - 2, shards: 2 ** 33 };
+				await store.sawWorkers([
+					{ workerId: stranger.workerId, ...seen },
+					{ workerId: b.workerId, ...seen },
+				]);
+				await store.sawWorkers([]);
+				store = await opened.reopen();
+				expect(await store.workers()).toEqual([a, { ...b, ...seen }]);
+			});
+
+			test('a name is taken from whom nobody has seen since, and that only', async () => {
+				const [before, other] = [make.worker('worker-1'), make.worker('worker-2')];
+				await store.saveWorker(before);
+				await store.saveWorker(other);
+				const rename = (name: string, lastSeenMs: number) => store.renameWorker(before.workerId, { name, lastSeenMs });
+				expect(await rename('worker-1~0', NOW_MS - 1)).toBe(false);
+				await refused('exists', rename('worker-2', NOW_MS));
+				expect(await rename('worker-1~0', NOW_MS)).toBe(true);
+				// Its answer may have been lost.
+				expect(await rename('worker-1~0', NOW_MS)).toBe(true);
+				expect(await store.renameWorker(make.id(), { name: 'worker-3', lastSeenMs: NOW_MS })).toBe(false);
+				const after = make.worker('worker-1');
+				await store.saveWorker(after);
+				store = await opened.reopen();
+				expect(await store.workers()).toEqual([after, { ...before, name: 'worker-1~0' }, other]);
+			});
 		});
 
 		describe('leases', () => {

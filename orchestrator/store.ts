@@ -96,6 +96,9 @@ export interface WorkerRow {
 /** What is known of a worker when it registers or beats. */
 export type WorkerSighting = Omit<WorkerRow, 'duty' | 'history'>;
 
+/** What a heartbeat says of a worker that registered before. */
+export type WorkerFigures = Pick<WorkerRow, 'workerId' | 'lastSeenMs' | 'bytesTotal' | 'bytesUsed' | 'shards'>;
+
 /** All worker sets with segments and all spreads with objects, from one moment. A set's id is never used for another. */
 export interface RedundancyRows {
 	readonly sets: readonly SetCount[];
@@ -270,6 +273,13 @@ export interface MetadataStore {
 
 	/** Inserts or updates all but the first registration's time, duty and history. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
 	saveWorker(worker: WorkerSighting): Promise<void>;
+	/** Writes the figures of those that are there; the others are ignored. */
+	sawWorkers(seen: readonly WorkerFigures[]): Promise<void>;
+	/**
+	 * Gives a worker another name while its `lastSeenMs` is still this one: nobody has heard it meanwhile. Answers whether it
+	 * has that name now. `exists` when another worker holds it.
+	 */
+	renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }): Promise<boolean>;
 	workers(): Promise<readonly WorkerRow[]>;
 	/** False when there is no such worker. */
 	setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<boolean>;
