@@ -79,8 +79,8 @@ async function holders(cluster: MemoryCluster): Promise<Set<WorkerId>> {
 describe('lost workers', () => {
 	test('two of nine gone for good: everything is whole again without them', async () => {
 		const it = await mending(9);
-		it.cluster.leave(0);
-		it.cluster.leave(4);
+		it.cluster.die(0);
+		it.cluster.die(4);
 		expect((await reportOf(it.cluster)).byHealth.healthy).toBeLessThan(it.contents.size);
 		await finish(it, 'repair');
 		const report = await reportOf(it.cluster);
@@ -95,7 +95,7 @@ describe('lost workers', () => {
 
 	test('nobody to take the shards: nothing is tried, the state says why, and a new worker ends it', async () => {
 		const it = await mending(6);
-		it.cluster.leave(0);
+		it.cluster.die(0);
 		await finish(it, 'repair');
 		// Only those of fewer shards than there are workers.
 		expect(it.outcomes.every(({ stored }) => stored.segment.n < 6)).toBe(true);
@@ -119,7 +119,7 @@ describe('lost workers', () => {
 			}),
 		});
 		const before = await it.cluster.store.redundancyRows();
-		it.cluster.leave(0);
+		it.cluster.die(0);
 		await finish(it, 'repair');
 		expect(it.outcomes.length).toBeGreaterThan(0);
 		expect(it.outcomes.every(({ error }) => error?.kind === 'canceled')).toBe(true);
@@ -140,7 +140,7 @@ describe('lost workers', () => {
 			{ ...second, ...finding },
 		]);
 		const other = it.cluster.workerIds.findIndex((id) => id !== first.workerId && id !== second.workerId);
-		it.cluster.leave(other);
+		it.cluster.die(other);
 		await step(it, 'repair');
 		expect(it.outcomes[0]?.stored.objectId).toBe(stored.objectId);
 	});
@@ -194,7 +194,7 @@ describe('drain', () => {
 		await expect(it.cluster.workers.forget(leaving)).rejects.toMatchObject({ kind: 'conflict' });
 		await it.cluster.workers.setDuty(leaving, 'draining');
 		await finish(it, 'drain');
-		it.cluster.leave(0);
+		it.cluster.die(0);
 		await it.cluster.workers.forget(leaving);
 		expect(it.cluster.workers.state(leaving)).toBe('unknown');
 		expect(await it.cluster.store.workers()).toHaveLength(6);
@@ -232,7 +232,7 @@ test('people come first: a lane pauses in proportion, but not where an object ha
 	await finish(it, 'drain');
 	expect(pauses.length).toBe(it.outcomes.length);
 	pauses.length = 0;
-	it.cluster.leave(1);
+	it.cluster.die(1);
 	await finish(it, 'repair');
 	const urgent = it.outcomes.filter(({ kind }) => kind === 'lost');
 	expect(urgent.length).toBeGreaterThan(0);

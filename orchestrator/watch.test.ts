@@ -15,7 +15,7 @@ test('uptime, losses and audits are kept, once each, and the policy hears of the
 		await watch.job.step(new AbortController().signal, lease);
 	};
 	await look();
-	cluster.leave(2);
+	cluster.die(2);
 	const [first, second] = cluster.workerIds;
 	if (first === undefined || second === undefined) throw new Error('no workers');
 	watch.audited(first, 'ok');

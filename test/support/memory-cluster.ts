@@ -43,8 +43,10 @@ export interface MemoryCluster {
 	readonly workerIds: readonly WorkerId[];
 	/** One more worker joins. */
 	join(zone?: string): Promise<void>;
-	/** Its heartbeat stream closes, and it answers nothing. */
+	/** Its heartbeat stream closes. */
 	leave(index: number): void;
+	/** And it answers nothing. */
+	die(index: number): void;
 	/** Its heartbeat stream is open again, and it answers. */
 	comeBack(index: number): void;
 	upload(bytes: Buffer, options?: Partial<UploadOptions>): Promise<ObjectInfo>;
@@ -108,7 +110,8 @@ export async function memoryCluster(options: {
 		workers,
 		workerIds,
 		join,
-		leave: (index) => {
+		leave: (index) => streams[index]?.closed(),
+		die: (index) => {
 			streams[index]?.closed();
 			transport.faultsOf(workerIds[index] as WorkerId).dead = true;
 		},
