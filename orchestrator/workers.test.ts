@@ -385,6 +385,24 @@ describe('on a clock that is moved by hand', () => {
 			expect(registry.isGood(workerId)).toBe(true);
 		});
 
+		test('grows while it never answers in time, and starts anew when it does', async () => {
+			const { workerId, heartbeat } = await join('1');
+			await join('2');
+			const passedOverS = () => {
+				failed(workerId, 'timeout');
+				failed(workerId, 'timeout');
+				let seconds = 0;
+				for (; !registry.isGood(workerId); seconds++) {
+					clock.advance(1_000);
+					heartbeat.beat(stats);
+				}
+				return seconds;
+			};
+			expect([passedOverS(), passedOverS(), passedOverS()]).toEqual([10, 20, 40]);
+			registry.observe(workerId, { ms: 4 });
+			expect(passedOverS()).toBe(10);
+		});
+
 		test('ends when it comes back with a new stream', async () => {
 			const { workerId, heartbeat } = await join('1');
 			failed(workerId, 'unavailable');

@@ -23,8 +23,9 @@ import { type PolicyWorker, slowerThanMs } from '../core/model/redundancy.ts';
 import type { Clock, WorkerRef } from '../core/ports.ts';
 import type { MetadataStore, WorkerRow } from './store.ts';
 
-/** How long a worker that failed or lagged is passed over while others will do. */
+/** How long a worker that failed or lagged is passed over while others will do; each time in a row twice as long. */
 const PENALTY_MS = 10_000;
+const PENALTY_MAX_MS = 10 * 60_000;
 /** Latency that placement sees meanwhile: far off any median. */
 const PENALTY_LATENCY_MS = 60_000;
 /** How often an orchestrator that shares its metadata tells the others whom it hears, and learns whom they hear. */
@@ -82,6 +83,8 @@ interface Entry {
 	/** When a read last got bytes from it. */
 	heardAtMs: number;
 	penaltyUntilMs: number;
+	/** Penalties since it last answered in time. */
+	penalties: number;
 }
 
 /** One open heartbeat stream. */
@@ -271,6 +274,7 @@ export class WorkerRegistry {
 		entry.stream = stream;
 		entry.lastBeatMs = this.#clock.monotonicMs();
 		entry.penaltyUntilMs = 0;
+		entry.penalties = 0;
 		return {
 			beat: (stats) => {
 				if (entry.stream !== stream) return;
@@ -320,6 +324,7 @@ export class WorkerRegistry {
 			measuredAtMs: 0,
 			heardAtMs: Number.NEGATIVE_INFINITY,
 			penaltyUntilMs: 0,
+			penalties: 0,
 		});
 	}
 
@@ -488,9 +493,10 @@ export class WorkerRegistry {
 		else if ('laggedMs' in outcome) {
 			// Slower than that, by how much nobody knows: left out, the tail would look better than it is.
 			this.#measured(entry, outcome.laggedMs);
-			if (this.#isSilent(entry)) entry.penaltyUntilMs = this.#clock.monotonicMs() + PENALTY_MS;
+			if (this.#isSilent(entry)) this.#penalise(entry);
 		} else {
 			entry.heardAtMs = this.#clock.monotonicMs();
+			if (outcome.ms <= this.#hedgeMs) entry.penalties = 0;
 			this.#hedgeTokens = Math.min(HEDGE_BURST, this.#hedgeTokens + HEDGE_SHARE);
 			this.#measured(entry, outcome.ms);
 		}
@@ -529,8 +535,17 @@ export class WorkerRegistry {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined) return;
 		if (error.kind === 'timeout' || error.kind === 'unavailable') {
-			entry.penaltyUntilMs = this.#clock.monotonicMs() + PENALTY_MS;
+			this.#penalise(entry);
 		}
+	}
+
+	/** Reads that were under way together are one event. */
+	#penalise(entry: Entry): void {
+		const nowMs = this.#clock.monotonicMs();
+		if (entry.penaltyUntilMs > nowMs) return;
+		if (nowMs - entry.penaltyUntilMs > PENALTY_MAX_MS) entry.penalties = 0;
+		entry.penaltyUntilMs = nowMs + Math.min(PENALTY_MAX_MS, PENALTY_MS * 2 ** entry.penalties);
+		entry.penalties++;
 	}
 
 	/** How far behind the others a worker may be in a read before one more is asked. */
