@@ -292,7 +292,7 @@ export function toRedundancy({ sets, spreads }: RedundancyJson): RedundancyRows 
 
 export interface StoredSegmentJson {
 	/** Numbers of object and segment: where the next page goes on. */
-	readonly place: readonly [string, string];
+	readonly place: readonly [number, number];
 	readonly objectId: string;
 	readonly versionId: string;
 	readonly segment: SegmentJson;
@@ -304,15 +304,6 @@ export function toStoredSegment(row: StoredSegmentJson): StoredSegment {
 		versionId: row.versionId as VersionId,
 		segment: toSegment(row.segment),
 	};
-}
-
-/** Throws `invalid`. */
-export function parsePlace(text: string): [string, string] {
-	const [, objectNo, segment] = /^(\d{1,18})\.(\d{1,18})$/.exec(text) ?? [];
-	if (objectNo === undefined || segment === undefined) {
-		throw new DistroError('invalid', 'the cursor is not one that this set gave out');
-	}
-	return [objectNo, segment];
 }
 
 export interface JobJson {

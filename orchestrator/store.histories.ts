@@ -7,6 +7,7 @@ import { expect } from 'vitest';
 import { asDistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { checkRedundancy, reported } from './store.recount.ts';
 import type { MetadataStore } from './store.ts';
 import { MemoryMetadataStore } from './store-memory.ts';
 
@@ -122,6 +123,7 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 		expect(await settled(on(tested))).toEqual(await settled(on(memory)));
 	}
 	expect(await view(tested, uploads, workers)).toEqual(await view(memory, uploads, workers));
+	await checkRedundancy(tested);
 }
 
 async function settled(call: Promise<unknown>): Promise<unknown> {
@@ -144,5 +146,6 @@ async function view(store: MetadataStore, uploads: readonly Upload[], workers: r
 		repairs: await store.repairs({ nowMs: NOW_MS * 2, limit: 10_000 }),
 		intents: await store.intents(1_000),
 		counts: await store.counts(),
+		redundancy: await reported(store),
 	};
 }
