@@ -719,10 +719,14 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				expect(await store.objectsOnSets([lacking], 10)).toEqual([upload.objectId]);
 
 				const [item] = (await dueItems()) as [RepairItem];
-				const { uploadId, done } = await rebuilt(item, workers[0] as WorkerId);
+				const taken = await rebuilt(item, workers[0] as WorkerId);
+				await refused('conflict', store.repairDone(taken.done, taken.uploadId));
+				const newcomer = make.id<WorkerId>();
+				const { uploadId, done } = await rebuilt(item, newcomer);
 				await store.repairDone(done, uploadId);
 				await store.repairDone(done, uploadId);
-				const mended = on(4, 6, [0, 0, 1, 3, 4, 5]);
+				const others = [0, 1, 3, 4, 5].map((index) => workers[index] as WorkerId);
+				const mended = nameOf({ k: 4, n: 6, workers: [...others, newcomer].sort() });
 				expect(await checkRedundancy(store)).toEqual({
 					sets: {
 						[on(4, 6, ALL)]: { segments: 2, bytes: 2 * BYTES },
@@ -734,7 +738,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 					},
 				});
 				expect(await store.segmentsOnSet(lacking, { after: null, limit: 10 })).toEqual({ segments: [], next: null });
-				const late = await rebuilt({ ...item, shardIndex: 3 }, workers[1] as WorkerId);
+				const late = await rebuilt({ ...item, shardIndex: 3 }, make.id<WorkerId>());
 				await store.deleteObject(upload.objectId, NOW_MS);
 				await refused('conflict', store.repairDone(late.done, late.uploadId));
 				expect(await checkRedundancy(store)).toEqual({
@@ -911,7 +915,9 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await Promise.all(uploads.map((upload) => begin(store, upload)));
 				await Promise.all(uploads.map(({ commit }) => store.commit(commit)));
 				const items = (await dueItems()).slice(0, 12);
-				const repairs = await Promise.all(items.map((item, at) => rebuilt(item, workers[at % 6] as WorkerId)));
+				const repairs = await Promise.all(
+					items.map((item, at) => rebuilt(item, at % 3 === 0 ? (workers[at % 6] as WorkerId) : make2.id())),
+				);
 				await Promise.allSettled([
 					...uploads.map((upload, at) => store.addFindings([finding(upload, 0, (at + 1) % 6)])),
 					...uploads.filter((_, at) => at % 5 === 0).map(({ objectId }) => store.deleteObject(objectId, NOW_MS)),

@@ -6,8 +6,9 @@
 import { expect } from 'vitest';
 import { sealedBytes } from '../core/codec/layout.ts';
 import type { ShardId } from '../core/ids.ts';
+import type { SetCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { MetadataStore, WorkerSetRow } from './store.ts';
+import type { MetadataStore } from './store.ts';
 
 export interface Redundancy {
 	/** By `nameOf`. */
@@ -19,7 +20,7 @@ export interface Redundancy {
 const PAGE = 1_000;
 
 /** `4 of 6: <worker> <worker> …` */
-export function nameOf({ k, n, workers }: Pick<WorkerSetRow, 'k' | 'n' | 'workers'>): string {
+export function nameOf({ k, n, workers }: Pick<SetCount, 'k' | 'n' | 'workers'>): string {
 	return `${k} of ${n}: ${workers.join(' ')}`;
 }
 
