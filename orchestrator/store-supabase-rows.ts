@@ -270,9 +270,14 @@ export function toWorker(row: WorkerJson): WorkerRow {
 
 export interface RedundancyJson {
 	/** Id, k, n, workers, segments, bytes. */
-	readonly sets: readonly (readonly [string, number, number, readonly string[], string, string])[];
+	readonly sets: readonly (readonly [string, number, number, string, string, string])[];
 	/** Set ids, objects, bytes. */
-	readonly spreads: readonly (readonly [readonly string[], string, string])[];
+	readonly spreads: readonly (readonly [string, string, string])[];
+}
+
+/** Of an array as Postgres writes it, of ids. */
+function elements(array: string): string[] {
+	return array === '{}' ? [] : array.slice(1, -1).split(',');
 }
 
 /** Sums may pass 2^53: figures for people, so rounding is fine. */
@@ -282,11 +287,15 @@ export function toRedundancy({ sets, spreads }: RedundancyJson): RedundancyRows 
 			setId,
 			k,
 			n,
-			workers: workers as readonly WorkerId[],
+			workers: elements(workers) as WorkerId[],
 			segments: Number(segments),
 			bytes: Number(bytes),
 		})),
-		spreads: spreads.map(([setIds, objects, bytes]) => ({ setIds, objects: Number(objects), bytes: Number(bytes) })),
+		spreads: spreads.map(([sets, objects, bytes]) => ({
+			setIds: elements(sets),
+			objects: Number(objects),
+			bytes: Number(bytes),
+		})),
 	};
 }
 

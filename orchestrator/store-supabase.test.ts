@@ -239,7 +239,7 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 			const options = { ...world, url: empty.url, key: () => empty.key };
 			const sentence = expect.stringContaining('make migrate');
 			await expect(openSupabaseStore(options)).rejects.toMatchObject({ kind: 'unsupported', message: sentence });
-			expect(await migrate(empty.postgresUrl)).toHaveLength(5);
+			expect(await migrate(empty.postgresUrl)).toHaveLength(6);
 			// Without a restart: the migration tells PostgREST.
 			await expect
 				.poll(() =>

@@ -31,7 +31,7 @@ import type {
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
-import { checkCommit, cursorOf, parseCursor, parsePlace, segmentGone } from './store-rules.ts';
+import { checkCommit, cursorOf, parseCursor, parsePlace } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
 import { Refusal, refusalError, type Subject } from './store-supabase-errors.ts';
@@ -305,7 +305,7 @@ class SupabaseMetadataStore implements MetadataStore {
 		const { shardId, workerId } = placement;
 		const args = { item, uploadId, shardId, workerId, nowMs };
 		const answer = await this.#write({ method: 'repairDone', args, key: uploadId, lease }, { uploadId });
-		if (answer !== null) throw segmentGone();
+		if (answer !== null) throw refusalError({ word: (answer as { refused: string }).refused, detail: '' }, {});
 	}
 
 	async redundancyRows(): Promise<RedundancyRows> {
