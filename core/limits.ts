@@ -98,6 +98,15 @@ export const SUSPECT_AFTER_MS = 5_000;
 /** And after this it is `lost`, and repair may begin. */
 export const LOST_AFTER_MS = 10 * 60_000;
 
+/** Each worker reads all it has again in this time (SCRUB_PERIOD): rot that nobody looks for gathers until k are not left. */
+export const SCRUB_PERIOD_MS = 14 * 24 * 60 * 60_000;
+/** And reads no faster for it than this many bytes a second (SCRUB_RATE): a tenth of what a slow disk does. */
+export const SCRUB_RATE_BYTES = 16 * MiB;
+/** Audits of each worker (AUDITS_PER_HOUR): one cell a minute costs nobody anything, and finds a worker that lost 1 % within two hours. */
+export const AUDITS_PER_HOUR = 60;
+/** An audit that is not answered after this says nothing but that. */
+export const AUDIT_DEADLINE_MS = 10_000;
+
 /** Bytes that a worker keeps free for trailers and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;
 
