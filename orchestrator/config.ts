@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { type MasterKeyring, parseMasterKeys } from '../core/crypto/keys.ts';
 import { DistroError } from '../core/errors.ts';
 import {
+	AUDITS_PER_HOUR,
 	INLINE_LIMIT_BYTES,
 	INLINE_MAX_BYTES,
 	MEMORY_BUDGET_BYTES,
@@ -35,6 +36,8 @@ export interface OrchestratorConfig {
 	/** `keys`: an API key is needed. `off`: never. `auto`: needed beyond loopback. */
 	readonly auth: 'auto' | 'keys' | 'off';
 	readonly workerConnections: number;
+	/** Of each worker; 0: none. */
+	readonly auditsPerHour: number;
 	readonly policy: RedundancyPolicy;
 	readonly logLevel: string;
 }
@@ -69,6 +72,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		maxObjectBytes: reader.size('MAX_OBJECT', OBJECT_MAX_BYTES, { min: 1, max: OBJECT_MAX_BYTES }),
 		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),
 		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
+		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),
 		policy: DEFAULT_POLICY,
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};

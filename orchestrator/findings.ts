@@ -1,11 +1,11 @@
 /**
  * Shards that proved missing or corrupt: written to the store (which queues their repair) and remembered, so that the
- * next read does not ask them first. Reports never hold up a read.
+ * next read does not ask them first. Reports of reads never hold up a read.
  */
 
 import type { ShardId, WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
-import type { FindingKind, MetadataStore } from './store.ts';
+import type { Finding, FindingKind, MetadataStore } from './store.ts';
 
 /** Remembered at most; the store knows them all. */
 const MAX_REMEMBERED = 10_000;
@@ -22,16 +22,32 @@ export class Findings {
 		this.#onReport = deps.onReport;
 	}
 
-	report(finding: { shardId: ShardId; workerId: WorkerId; kind: FindingKind; detail: string }): void {
-		if (this.#remembered.has(finding.shardId)) return;
-		const oldest = this.#remembered.values().next().value;
-		if (this.#remembered.size >= MAX_REMEMBERED && oldest !== undefined) this.#remembered.delete(oldest);
-		this.#remembered.add(finding.shardId);
+	/** What a read saw. */
+	report(finding: Omit<Finding, 'foundAtMs'>): void {
+		if (!this.#remember(finding.shardId)) return;
 		this.#onReport(finding.kind, finding.workerId);
 		this.#store
 			.addFindings([{ ...finding, foundAtMs: this.#clock.nowMs() }])
 			// Not written: the next reader of that shard finds it again.
 			.catch(() => this.#remembered.delete(finding.shardId));
+	}
+
+	/** What scrubbing and audits found: durable when it resolves. */
+	async add(findings: readonly Omit<Finding, 'foundAtMs'>[]): Promise<void> {
+		const foundAtMs = this.#clock.nowMs();
+		await this.#store.addFindings(findings.map((finding) => ({ ...finding, foundAtMs })));
+		for (const { shardId, kind, workerId } of findings) {
+			if (this.#remember(shardId)) this.#onReport(kind, workerId);
+		}
+	}
+
+	/** Whether it is new. */
+	#remember(shardId: ShardId): boolean {
+		if (this.#remembered.has(shardId)) return false;
+		const oldest = this.#remembered.values().next().value;
+		if (this.#remembered.size >= MAX_REMEMBERED && oldest !== undefined) this.#remembered.delete(oldest);
+		this.#remembered.add(shardId);
+		return true;
 	}
 
 	has(shardId: ShardId): boolean {

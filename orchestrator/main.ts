@@ -12,6 +12,8 @@ import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
 import { openApiKeys } from './api-keys.ts';
+import { auditJob } from './audit.ts';
+import { drawListed } from './audit-draw.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
@@ -24,6 +26,7 @@ import { ObjectService } from './objects.ts';
 import type { ClusterView } from './objects.types.ts';
 import { waitForKnownWorkers } from './readiness.ts';
 import { repairDue } from './repair.ts';
+import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
@@ -80,10 +83,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		onEncoding: (k, n) => metrics.encodings.inc({ code: `${k}+${n - k}` }),
 	});
 
+	const scrub = new ScrubDesk({ findings });
 	const grpc = createGrpcServer();
 	addClusterService(grpc, {
 		clusterId,
 		workers,
+		scrub,
 		onWorker: (event, worker) => log.info({ worker }, event === 'joined' ? 'worker joined' : 'worker left'),
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
@@ -199,6 +204,20 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		expireIntentsJob({ store, clock }),
 		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
 		repairJob,
+		auditJob({
+			workers,
+			transport,
+			store,
+			findings,
+			drawShard: drawListed({ store, random }),
+			clock,
+			random,
+			perHour: config.auditsPerHour,
+			onOutcome: (workerId, outcome) => {
+				metrics.audits.inc({ outcome });
+				if (outcome !== 'ok') log.info({ worker: workers.name(workerId), outcome }, 'an audit');
+			},
+		}),
 	];
 	const jobs = runJobs(
 		exclusiveJobs.map((job) => exclusive(job, { store, clock, holder })),
