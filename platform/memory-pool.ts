@@ -33,7 +33,7 @@ interface Waiter {
 /** Page-aligned memory for one purpose that lasts as long as the process. */
 export function alignedBuffer(bytes: number): Buffer {
 	const pages = Math.ceil(bytes / WASM_PAGE_BYTES);
-	return Buffer.from(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer);
+	return Buffer.from(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer, 0, bytes);
 }
 
 export class ArenaPool implements MemoryPool {

@@ -182,16 +182,13 @@ export class Scrubber {
 	/** One shard, or a turn from one pass to the next. Answers how long to wait. */
 	async #step(progress: Progress): Promise<number> {
 		const { store, clock } = this.#deps;
-		if (this.#orderedPass > progress.pass) {
-			progress.pass = this.#orderedPass;
-			await this.#begin(progress, { urgent: true });
-		}
+		if (this.#orderedPass > progress.pass) await this.#begin(progress, { pass: this.#orderedPass, urgent: true });
 		if (this.#paused || this.#findings.size >= MAX_FINDINGS) return MAX_WAIT_MS;
 		if (!progress.running) {
 			const waitMs = progress.startMs - clock.nowMs();
 			// A clock that was set back must not stop scrubbing for years.
 			if (waitMs > 0 && waitMs <= this.#deps.periodMs) return waitMs;
-			await this.#begin(progress, { urgent: false });
+			await this.#begin(progress, { pass: progress.pass, urgent: false });
 		}
 		const shardId = await this.#next(progress);
 		if (shardId === undefined) {
@@ -208,10 +205,11 @@ export class Scrubber {
 		return this.#shareMs(progress, { bytes: verdict.bytes, bytesUsed }) - (clock.monotonicMs() - startedMs);
 	}
 
-	async #begin(progress: Progress, { urgent }: { urgent: boolean }): Promise<void> {
+	async #begin(progress: Progress, { pass, urgent }: { pass: number; urgent: boolean }): Promise<void> {
 		const { shards } = await this.#deps.store.stats();
-		const begun = { running: true, urgent, after: null, shardsDone: 0, shardsTotal: shards };
-		Object.assign(progress, begun, { startMs: this.#deps.clock.nowMs() });
+		const startMs = this.#deps.clock.nowMs();
+		const begun = { pass, startMs, running: true, urgent, after: null, shardsDone: 0, shardsTotal: shards };
+		Object.assign(progress, begun);
 		this.#page = { ids: [], readAtMs: Number.NEGATIVE_INFINITY };
 		await this.#save(progress);
 		this.#deps.log.info({ shards, asked: urgent }, 'scrubbing begins');
@@ -256,7 +254,9 @@ export class Scrubber {
 			if (this.#stopping.signal.aborted) throw error;
 			// Offline, or everything fails: the volume's trouble, and nothing is known of this shard.
 			await store.stats();
-			if (++this.#tries < TRIES || !(await this.#othersCanBeRead(shardId))) return null;
+			// The volume may be back between a try and the look at the others: it is tried again after each look.
+			this.#tries = (await this.#othersCanBeRead(shardId)) ? this.#tries + 1 : 0;
+			if (this.#tries < TRIES) return null;
 			this.#tries = 0;
 			await this.#found({ shardId, kind: 'missing', detail: error.message });
 			onShard?.('missing', 0);
