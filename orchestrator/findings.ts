@@ -15,6 +15,8 @@ export class Findings {
 	readonly #clock: Clock;
 	readonly #onReport: (kind: FindingKind, workerId: WorkerId) => void;
 	readonly #remembered = new Set<ShardId>();
+	/** Counted and logged already. */
+	readonly #told = new Set<ShardId>();
 
 	constructor(deps: { store: MetadataStore; clock: Clock; onReport: (kind: FindingKind, workerId: WorkerId) => void }) {
 		this.#store = deps.store;
@@ -24,8 +26,8 @@ export class Findings {
 
 	/** What a read saw. */
 	report(finding: Omit<Finding, 'foundAtMs'>): void {
-		if (!this.#remember(finding.shardId)) return;
-		this.#onReport(finding.kind, finding.workerId);
+		if (this.#remembered.has(finding.shardId)) return;
+		if (this.#remember(finding.shardId)) this.#onReport(finding.kind, finding.workerId);
 		this.#store
 			.addFindings([{ ...finding, foundAtMs: this.#clock.nowMs() }])
 			// Not written: the next reader of that shard finds it again.
@@ -41,12 +43,11 @@ export class Findings {
 		}
 	}
 
-	/** Whether it is new. */
+	/** Whether it is the first time: a shard that was rebuilt elsewhere may be found again until its worker has deleted it. */
 	#remember(shardId: ShardId): boolean {
-		if (this.#remembered.has(shardId)) return false;
-		const oldest = this.#remembered.values().next().value;
-		if (this.#remembered.size >= MAX_REMEMBERED && oldest !== undefined) this.#remembered.delete(oldest);
-		this.#remembered.add(shardId);
+		addBounded(this.#remembered, shardId);
+		if (this.#told.has(shardId)) return false;
+		addBounded(this.#told, shardId);
 		return true;
 	}
 
@@ -58,4 +59,10 @@ export class Findings {
 	forget(shardId: ShardId): void {
 		this.#remembered.delete(shardId);
 	}
+}
+
+function addBounded(set: Set<ShardId>, shardId: ShardId): void {
+	const oldest = set.values().next().value;
+	if (set.size >= MAX_REMEMBERED && oldest !== undefined && !set.has(shardId)) set.delete(oldest);
+	set.add(shardId);
 }
