@@ -46,7 +46,9 @@ describe.each<[string, Settings]>([
 	const findings = (kind = '') => metric(c.http, 'distro_shard_findings_total', kind);
 	const scrubbed = async () => {
 		const workers = c.processes().filter(({ role, name }) => role === 'worker' && name !== 'worker-4');
-		const counts = await Promise.all(workers.map(({ http }) => metric(http ?? '', 'distro_worker_scrubbed_shards_total')));
+		const counts = await Promise.all(
+			workers.map(({ http }) => metric(http ?? '', 'distro_worker_scrubbed_shards_total')),
+		);
 		return counts.reduce((sum, count) => sum + count, 0);
 	};
 	/** How often workers were looked at. */
