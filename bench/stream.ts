@@ -3,6 +3,7 @@
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
+import { DistroError } from '../core/errors.ts';
 import { newId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { LARGE_CELL_BYTES } from '../core/limits.ts';
 import type { WorkerRef } from '../core/ports.ts';
@@ -55,6 +56,7 @@ async function measure(): Promise<[string, number][]> {
 		},
 		delete: async () => {},
 		stat: async () => Buffer.alloc(0),
+		audit: () => Promise.reject(new DistroError('unsupported', 'not here')),
 	};
 	const server = createShardServer({
 		tls: (await authority.tls('worker', workerId)).serverTlsOptions(),

@@ -106,6 +106,15 @@ export const MEND_SHARE_PERCENT = 25;
 export const MEND_BUDGET_PART = 1 / 6;
 export const MEND_BUDGET_MIN_BYTES = 7 * MiB;
 
+/** Each worker reads all it has again in this time (SCRUB_PERIOD): rot that nobody looks for gathers until k are not left. */
+export const SCRUB_PERIOD_MS = 14 * 24 * 60 * 60_000;
+/** And reads no faster for it than this many bytes a second (SCRUB_RATE): a tenth of what a slow disk does. */
+export const SCRUB_RATE_BYTES = 16 * MiB;
+/** Audits of each worker (AUDITS_PER_HOUR): one cell a minute costs nobody anything, and finds a worker that lost 1 % within two hours. */
+export const AUDITS_PER_HOUR = 60;
+/** An audit that is not answered after this says nothing but that. */
+export const AUDIT_DEADLINE_MS = 10_000;
+
 /** Bytes that a worker keeps free for trailers and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;
 

@@ -129,7 +129,7 @@ function nodeMember(o: {
 /** What a process may see of this one's environment: a worker must not get the master key. */
 function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS'];
-	const workerOnly = ['ZONE', 'ZONE_FILE', 'DISK_RESERVE', 'CAPACITY'];
+	const workerOnly = ['ZONE', 'ZONE_FILE', 'DISK_RESERVE', 'CAPACITY', 'SCRUB_PERIOD', 'SCRUB_RATE'];
 	const orchestratorOnly = [
 		'MASTER_KEY',
 		'MASTER_KEY_FILE',
@@ -144,6 +144,7 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'LOST_AFTER',
 		'REPAIR_LANES',
 		'REPAIR_SHARE',
+		'AUDITS_PER_HOUR',
 	];
 	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(

@@ -1,11 +1,11 @@
 /**
  * Shards that proved missing or corrupt: written to the store (which queues their repair) and remembered, so that the
- * next read does not ask them first. Reports never hold up a read.
+ * next read does not ask them first. Reports of reads never hold up a read.
  */
 
 import type { ShardId, WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
-import type { FindingKind, MetadataStore } from './store.ts';
+import type { Finding, FindingKind, MetadataStore } from './store.ts';
 
 /** Remembered at most; the store knows them all. */
 const MAX_REMEMBERED = 10_000;
@@ -15,6 +15,8 @@ export class Findings {
 	readonly #clock: Clock;
 	readonly #onReport: (kind: FindingKind, workerId: WorkerId) => void;
 	readonly #remembered = new Set<ShardId>();
+	/** Counted and logged already. */
+	readonly #told = new Set<ShardId>();
 
 	constructor(deps: { store: MetadataStore; clock: Clock; onReport: (kind: FindingKind, workerId: WorkerId) => void }) {
 		this.#store = deps.store;
@@ -22,16 +24,31 @@ export class Findings {
 		this.#onReport = deps.onReport;
 	}
 
-	report(finding: { shardId: ShardId; workerId: WorkerId; kind: FindingKind; detail: string }): void {
+	/** What a read saw. */
+	report(finding: Omit<Finding, 'foundAtMs'>): void {
 		if (this.#remembered.has(finding.shardId)) return;
-		const oldest = this.#remembered.values().next().value;
-		if (this.#remembered.size >= MAX_REMEMBERED && oldest !== undefined) this.#remembered.delete(oldest);
-		this.#remembered.add(finding.shardId);
-		this.#onReport(finding.kind, finding.workerId);
+		if (this.#remember(finding.shardId)) this.#onReport(finding.kind, finding.workerId);
 		this.#store
 			.addFindings([{ ...finding, foundAtMs: this.#clock.nowMs() }])
 			// Not written: the next reader of that shard finds it again.
 			.catch(() => this.#remembered.delete(finding.shardId));
+	}
+
+	/** What scrubbing and audits found: durable when it resolves. */
+	async add(findings: readonly Omit<Finding, 'foundAtMs'>[]): Promise<void> {
+		const foundAtMs = this.#clock.nowMs();
+		await this.#store.addFindings(findings.map((finding) => ({ ...finding, foundAtMs })));
+		for (const { shardId, kind, workerId } of findings) {
+			if (this.#remember(shardId)) this.#onReport(kind, workerId);
+		}
+	}
+
+	/** Whether it is the first time: a shard that was rebuilt elsewhere may be found again until its worker has deleted it. */
+	#remember(shardId: ShardId): boolean {
+		addBounded(this.#remembered, shardId);
+		if (this.#told.has(shardId)) return false;
+		addBounded(this.#told, shardId);
+		return true;
 	}
 
 	has(shardId: ShardId): boolean {
@@ -42,4 +59,10 @@ export class Findings {
 	forget(shardId: ShardId): void {
 		this.#remembered.delete(shardId);
 	}
+}
+
+function addBounded(set: Set<ShardId>, shardId: ShardId): void {
+	const oldest = set.values().next().value;
+	if (set.size >= MAX_REMEMBERED && oldest !== undefined && !set.has(shardId)) set.delete(oldest);
+	set.add(shardId);
 }

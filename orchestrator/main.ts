@@ -12,6 +12,8 @@ import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
 import { type ApiKeyStore, openApiKeys } from './api-keys.ts';
+import { auditJob } from './audit.ts';
+import { shardDrawer } from './audit-draw.ts';
 import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
@@ -25,6 +27,7 @@ import { drainJob, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
+import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
@@ -35,6 +38,8 @@ import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
 const CLOSE_IDLE_MS = 100;
+/** Workers hear after this that they are to scrub now, or to pause. */
+const SCRUB_ORDERS_MS = 1_000;
 
 await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const config = readConfig(process.env, systemRandom);
@@ -93,10 +98,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		onEncoding: (k, n) => metrics.encodings.inc({ code: `${k}+${n - k}` }),
 	});
 
+	const scrub = new ScrubDesk({ findings });
 	const grpc = createGrpcServer();
 	addClusterService(grpc, {
 		clusterId,
 		workers,
+		scrub,
 		onWorker: (event, worker) => log.info({ worker }, event === 'joined' ? 'worker joined' : 'worker left'),
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
@@ -113,7 +120,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	let ready = true;
 	const http = createHttpServer({
 		objects,
-		cluster: new Cluster({ clusterId, store, workers, jobs: jobControl, policy, pools: [pool, mendPool] }),
+		cluster: new Cluster({ clusterId, store, workers, scrub, jobs: jobControl, policy, pools: [pool, mendPool] }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
@@ -182,6 +189,21 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		drainJob(mendDeps),
 		rebalanceJob(mendDeps),
 		watch.job,
+		auditJob({
+			workers,
+			transport,
+			store,
+			findings,
+			drawShard: shardDrawer({ store, clock, random }),
+			clock,
+			random,
+			perHour: config.auditsPerHour,
+			onOutcome: (workerId, outcome) => {
+				watch.audited(workerId, outcome);
+				metrics.audits.inc({ outcome });
+				if (outcome !== 'ok') log.info({ worker: workers.name(workerId), outcome }, 'an audit');
+			},
+		}),
 	];
 	const exchangeJob: Job = {
 		name: 'workers',
@@ -190,8 +212,20 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
 		},
 	};
+	const scrubOrdersJob: Job = {
+		name: 'scrub orders',
+		step: async () => {
+			const { paused, runs } = await jobControl.asked('scrub');
+			scrub.orders = { paused, pass: runs };
+			return SCRUB_ORDERS_MS;
+		},
+	};
 	const jobs = runJobs(
-		[exchangeJob, ...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))],
+		[
+			exchangeJob,
+			scrubOrdersJob,
+			...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),
+		],
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),

@@ -114,6 +114,12 @@ export function createOrchestratorMetrics(deps: {
 			labelNames: ['kind'],
 			registers,
 		}),
+		audits: new Counter({
+			name: 'distro_audits_total',
+			help: 'Audits of workers by outcome',
+			labelNames: ['outcome'],
+			registers,
+		}),
 		deletedShards: new Counter({
 			name: 'distro_deleted_shards_total',
 			help: 'Shards that workers have moved to trash',

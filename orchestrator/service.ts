@@ -6,21 +6,25 @@
 
 import type * as grpc from '@grpc/grpc-js';
 import { asDistroError, DistroError } from '../core/errors.ts';
-import { type ClusterId, parseId, type WorkerId } from '../core/ids.ts';
+import { type ClusterId, ID_BYTES, idBytes, idFromBytes, parseId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { HEARTBEAT_MS } from '../core/limits.ts';
 import { peerOf } from '../platform/grpc.ts';
 import { toServiceError } from '../platform/rpc-errors.ts';
 import {
 	type ClusterServiceServer,
 	ClusterServiceService,
+	type Finding,
 	type HeartbeatRequest,
 	type HeartbeatResponse,
+	type ScrubProgress,
 } from '../proto/gen/distro/v1/cluster.ts';
+import type { ScrubDesk, ScrubFinding, ScrubReport } from './scrub.ts';
 import type { WorkerRegistry } from './workers.ts';
 
 export interface ClusterServiceDeps {
 	readonly clusterId: ClusterId;
 	readonly workers: WorkerRegistry;
+	readonly scrub: Pick<ScrubDesk, 'stream'>;
 	readonly onWorker: (event: 'joined' | 'left', name: string) => void;
 }
 
@@ -65,9 +69,16 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 					heartbeat.closed();
 					deps.onWorker('left', name);
 				};
+				const scrubbed = deps.scrub.stream(workerId);
 				call.on('data', (beat: HeartbeatRequest) => {
-					heartbeat.beat(beat);
-					call.write({});
+					const { findings, scrubbedSinceMs, scrub, ...stats } = beat;
+					heartbeat.beat(stats);
+					const answer = scrubbed(reportOf(scrub, scrubbedSinceMs), findings.filter(isFinding).map(findingOf));
+					call.write({
+						acknowledgedShardIds: answer.acknowledged.map(idBytes),
+						scrubPaused: answer.paused,
+						scrubPass: answer.pass,
+					});
 				});
 				call.on('end', () => {
 					close();
@@ -82,4 +93,17 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 		},
 	};
 	server.addService(ClusterServiceService, service);
+}
+
+function reportOf(scrub: ScrubProgress | undefined, sinceMs: number): ScrubReport {
+	return { pass: 0, shardsDone: 0, shardsTotal: 0, running: false, ...scrub, sinceMs };
+}
+
+/** A worker's mistake must not end this process. */
+function isFinding({ shardId }: Finding): boolean {
+	return shardId.length === ID_BYTES;
+}
+
+function findingOf({ shardId, missing, detail }: Finding): ScrubFinding {
+	return { shardId: idFromBytes<ShardId>(shardId), kind: missing ? 'missing' : 'corrupt', detail };
 }

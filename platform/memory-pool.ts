@@ -30,6 +30,12 @@ interface Waiter {
 	readonly resolve: (lease: MemoryLease) => void;
 }
 
+/** Page-aligned memory for one purpose that lasts as long as the process. */
+export function alignedBuffer(bytes: number): Buffer {
+	const pages = Math.ceil(bytes / WASM_PAGE_BYTES);
+	return Buffer.from(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer, 0, bytes);
+}
+
 export class ArenaPool implements MemoryPool {
 	readonly capacityBytes: number;
 	readonly #arena: Buffer;
@@ -43,8 +49,7 @@ export class ArenaPool implements MemoryPool {
 	constructor(capacityBytes: number, options: { clock: Clock }) {
 		const pages = Math.ceil(capacityBytes / WASM_PAGE_BYTES);
 		this.capacityBytes = pages * WASM_PAGE_BYTES;
-		const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-		this.#arena = Buffer.from(memory.buffer);
+		this.#arena = alignedBuffer(this.capacityBytes);
 		this.#free = [{ offset: 0, bytes: this.capacityBytes }];
 		this.#clock = options.clock;
 	}

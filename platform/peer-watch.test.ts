@@ -45,6 +45,7 @@ test('an idle put lives as long as its sender answers, and no longer', async () 
 			get: () => {},
 			delete: async () => {},
 			stat: async () => Buffer.alloc(0),
+			audit: () => Promise.reject(new Error('not here')),
 		},
 	});
 	server.on('session', (session) => {

@@ -102,6 +102,7 @@ const NOT_HERE: ShardHandlers = {
 	get: () => {},
 	delete: async () => {},
 	stat: async () => Buffer.from('alive'),
+	audit: () => Promise.reject(new DistroError('unsupported', 'not here')),
 };
 
 /** Our own server with these handlers, and a client of it. */

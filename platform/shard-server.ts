@@ -8,9 +8,12 @@ import type tls from 'node:tls';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { idBytes, idFromBytes, type ShardId } from '../core/ids.ts';
 import { IDLE_TRANSFER_MS, STREAM_IDLE_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import type { AuditAnswer, AuditQuestion } from '../core/model/audit.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
 import {
+	AuditRequest,
+	AuditResponse,
 	DeleteRequest,
 	DeleteResponse,
 	GetRequest,
@@ -22,6 +25,7 @@ import {
 import { watchPeer } from './peer-watch.ts';
 import { grpcStatusOf, KIND_METADATA_KEY } from './rpc-errors.ts';
 import {
+	AUDIT_PATH,
 	CONNECTION_WINDOW_BYTES,
 	DELETE_PATH,
 	frame,
@@ -75,6 +79,8 @@ export interface ShardHandlers {
 	get(request: ShardGetRequest, out: OutgoingShard): void;
 	delete(shardIds: readonly ShardId[]): Promise<void>;
 	stat(shardId: ShardId): Promise<Buffer>;
+	/** Throws `timeout` when it could not answer within `deadlineMs`. */
+	audit(question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer>;
 }
 
 export interface ShardServerOptions {
@@ -128,6 +134,13 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 			serveUnary(call, async (bytes) => {
 				const trailer = await handlers.stat(idFromBytes<ShardId>(StatRequest.decode(bytes).shardId));
 				return StatResponse.encode({ trailer }).finish();
+			});
+		} else if (path === AUDIT_PATH) {
+			serveUnary(call, async (bytes) => {
+				const { shardId, row, nonce, deadlineMs } = AuditRequest.decode(bytes);
+				const question = { shardId: idFromBytes<ShardId>(shardId), row, nonce };
+				const answer = await handlers.audit(question, { deadlineMs });
+				return AuditResponse.encode({ ...answer, path: [...answer.path] }).finish();
 			});
 		} else call.fail(new DistroError('unsupported', `no method ${path}`));
 	});

@@ -10,7 +10,7 @@ import * as grpc from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { DistroError, type ErrorKind } from '../core/errors.ts';
 import { idBytes, newId, type ShardId, type WorkerId } from '../core/ids.ts';
-import { SMALL_CELL_BYTES } from '../core/limits.ts';
+import { LARGE_CELL_BYTES, SMALL_CELL_BYTES } from '../core/limits.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { ShardGet, ShardPut, WorkerRef } from '../core/ports.ts';
 import {
@@ -495,6 +495,50 @@ describe('delete and stat', () => {
 	});
 });
 
+describe('audits', () => {
+	const question = () => ({ shardId: newId<ShardId>(random), row: 70_000, nonce: random.bytes(32) });
+	const answer = {
+		cell: random.bytes(LARGE_CELL_BYTES),
+		path: Array.from({ length: 8 }, () => random.bytes(32)),
+		leaves: 256,
+		signature: random.bytes(64),
+	};
+
+	test('question and answer arrive as they were, errors as well', async () => {
+		worker.audited = answer;
+		const asked = question();
+		expect(await transport.audit(served.ref, asked, { deadlineMs: 5_000 })).toEqual(answer);
+		expect(worker.audits).toEqual([{ ...asked, deadlineMs: 5_000 }]);
+		worker.audited = { ...answer, path: [], cell: random.bytes(16) };
+		expect(await transport.audit(served.ref, question(), { deadlineMs: 5_000 })).toEqual(worker.audited);
+		for (const kind of ['not_found', 'corrupt', 'unavailable', 'timeout'] as const) {
+			worker.audited = new DistroError(kind, 'so it is');
+			await expect(transport.audit(served.ref, question(), { deadlineMs: 5_000 })).rejects.toMatchObject({ kind });
+		}
+	});
+
+	test('a worker that does not answer: timeout, and so does one that drips', async () => {
+		worker.audited = new Promise(() => {});
+		await expect(transport.audit(served.ref, question(), { deadlineMs: 50 })).rejects.toMatchObject({
+			kind: 'timeout',
+		});
+		const server = http2.createSecureServer({ ...workerTls.serverTlsOptions(), requestCert: true });
+		const drips: NodeJS.Timeout[] = [];
+		server.on('stream', (stream) => {
+			stream.on('error', () => {});
+			stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
+			drips.push(setInterval(() => stream.write(Buffer.alloc(1)), 10));
+		});
+		server.listen(0, '127.0.0.1');
+		await once(server, 'listening');
+		const ref = { workerId, address: `127.0.0.1:${(server.address() as AddressInfo).port}` };
+		await expect(transport.audit(ref, question(), { deadlineMs: 200 })).rejects.toMatchObject({ kind: 'timeout' });
+		for (const drip of drips) clearInterval(drip);
+		transport.close();
+		server.close();
+	});
+});
+
 describe('connections', () => {
 	test('several at once are used, up to the limit, and then shared', async () => {
 		const { shardId, cells } = keep(200_000);
@@ -778,6 +822,15 @@ describe('a grpc-js client of our server', () => {
 		});
 		await expect(stat(idBytes(shardId))).rejects.toMatchObject({ code: grpc.status.NOT_FOUND });
 		await expect(stat(Buffer.alloc(3))).rejects.toMatchObject({ code: grpc.status.DATA_LOSS });
+	});
+
+	test('audits', async () => {
+		worker.audited = { cell: random.bytes(100_000), path: [random.bytes(32)], leaves: 2, signature: random.bytes(64) };
+		const request = { shardId: idBytes(newId<ShardId>(random)), row: 1, nonce: random.bytes(32), deadlineMs: 1_000 };
+		const answer = await new Promise((resolve, reject) => {
+			client.audit(request, (error, response) => (error === null ? resolve(response) : reject(error)));
+		});
+		expect(answer).toEqual(worker.audited);
 	});
 });
 

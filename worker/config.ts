@@ -1,6 +1,6 @@
 /** A worker's environment, read once. */
 
-import { DISK_RESERVE_BYTES, MEMORY_BUDGET_MIN_BYTES } from '../core/limits.ts';
+import { DISK_RESERVE_BYTES, MEMORY_BUDGET_MIN_BYTES, SCRUB_PERIOD_MS, SCRUB_RATE_BYTES } from '../core/limits.ts';
 import { EnvReader } from '../platform/env.ts';
 
 export interface WorkerConfig {
@@ -20,10 +20,15 @@ export interface WorkerConfig {
 	readonly diskReserveBytes: number;
 	/** Bytes that this worker may use; null: what the volume has. */
 	readonly capacityBytes: number | null;
+	/** All shards are read again in about this time. */
+	readonly scrubPeriodMs: number;
+	/** Bytes a second, at most. */
+	readonly scrubRate: number;
 	readonly logLevel: string;
 }
 
 const MiB = 1024 * 1024;
+const DAY_MS = 24 * 60 * 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 
 export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
@@ -46,6 +51,8 @@ export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
 		memoryBudgetBytes: reader.size('MEMORY_BUDGET', 48 * MiB, { min: MEMORY_BUDGET_MIN_BYTES, max: MAX_BYTES }),
 		diskReserveBytes: reader.size('DISK_RESERVE', DISK_RESERVE_BYTES, { min: 0, max: MAX_BYTES }),
 		capacityBytes: reader.optional('CAPACITY') === null ? null : reader.size('CAPACITY', 0, { min: 1, max: MAX_BYTES }),
+		scrubPeriodMs: reader.duration('SCRUB_PERIOD', SCRUB_PERIOD_MS, { min: 1_000, max: 3650 * DAY_MS }),
+		scrubRate: reader.size('SCRUB_RATE', SCRUB_RATE_BYTES, { min: 4096, max: MAX_BYTES }),
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};
 	if (config.advertise === null && ['0.0.0.0', '::'].includes(config.grpcHost)) {

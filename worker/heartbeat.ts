@@ -5,6 +5,7 @@
 
 import { type ChannelCredentials, type ClientDuplexStream, Metadata } from '@grpc/grpc-js';
 import { asDistroError, DistroError } from '../core/errors.ts';
+import { idBytes, idFromBytes, type ShardId } from '../core/ids.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
 import { CLIENT_OPTIONS } from '../platform/grpc.ts';
@@ -15,6 +16,7 @@ import {
 	type HeartbeatResponse,
 	type RegisterRequest,
 } from '../proto/gen/distro/v1/cluster.ts';
+import type { ScrubOrders, ScrubReport } from './scrub.ts';
 import type { StoreStats } from './store.ts';
 
 const REGISTER_TIMEOUT_MS = 5_000;
@@ -31,6 +33,7 @@ export interface HeartbeatDeps {
 	readonly registration: RegisterRequest;
 	/** Rejects while the volume is offline. */
 	readonly stats: () => Promise<StoreStats>;
+	readonly scrub: { report(): ScrubReport; heard(orders: ScrubOrders): void };
 	readonly clock: Clock;
 	readonly random: Random;
 	/** How long a stream may go without an answer. */
@@ -130,7 +133,7 @@ class Link {
 	}
 
 	#beat(client: ClusterServiceClient, o: { heartbeatMs: number; onConnected: () => void }): Promise<void> {
-		const { clock, stats, log, answerTimeoutMs = ANSWER_TIMEOUT_MS } = this.#deps;
+		const { clock, stats, scrub, log, answerTimeoutMs = ANSWER_TIMEOUT_MS } = this.#deps;
 		return new Promise((resolve, reject) => {
 			const stream = client.heartbeat();
 			this.#stream = stream;
@@ -158,12 +161,17 @@ class Link {
 					() => ({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false }),
 				);
 				if (over) return;
-				stream.write(now);
+				stream.write({ ...now, ...scrubbed(scrub.report(), now.online) });
 				cancel = clock.schedule(o.heartbeatMs, send);
 			};
-			stream.on('data', () => {
+			stream.on('data', (answer: HeartbeatResponse) => {
 				if (over) return;
 				waitForAnswer();
+				scrub.heard({
+					acknowledged: answer.acknowledgedShardIds.map((id) => idFromBytes<ShardId>(id)),
+					paused: answer.scrubPaused,
+					pass: answer.scrubPass,
+				});
 				if (this.connected) return;
 				this.connected = true;
 				o.onConnected();
@@ -175,4 +183,22 @@ class Link {
 			send();
 		});
 	}
+}
+
+function scrubbed(
+	report: ScrubReport,
+	online: boolean,
+): Pick<HeartbeatRequest, 'findings' | 'scrubbedSinceMs' | 'scrub'> {
+	const { findings, sinceMs, pass, shardsDone, shardsTotal, running } = report;
+	// A volume that is gone proves nothing, not even what was found before.
+	const told = online ? findings : [];
+	return {
+		findings: told.map(({ shardId, kind, detail }) => ({
+			shardId: idBytes(shardId),
+			missing: kind === 'missing',
+			detail,
+		})),
+		scrubbedSinceMs: sinceMs,
+		scrub: { pass, shardsDone, shardsTotal, running },
+	};
 }

@@ -7,18 +7,20 @@ import { Counter, Gauge } from 'prom-client';
 import { rawPublicKey } from '../core/crypto/sign.ts';
 import { DistroError } from '../core/errors.ts';
 import { parseId, type WorkerId } from '../core/ids.ts';
+import { LARGE_CELL_BYTES } from '../core/limits.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { grpcChannelCredentials } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
 import { listening } from '../platform/listen.ts';
 import { createLogger } from '../platform/log.ts';
-import { ArenaPool } from '../platform/memory-pool.ts';
+import { ArenaPool, alignedBuffer } from '../platform/memory-pool.ts';
 import { createMetricsServer, createRegistry } from '../platform/metrics.ts';
 import { createShardServer } from '../platform/shard-server.ts';
 import { parseIdentity, TlsSource } from '../platform/tls.ts';
 import { readConfig } from './config.ts';
 import { startHeartbeat } from './heartbeat.ts';
 import { loadOrCreateIdentity } from './identity.ts';
+import { Scrubber } from './scrub.ts';
 import { shardHandlers } from './service.ts';
 import { openDiskStore } from './store-disk.ts';
 
@@ -64,6 +66,41 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		},
 	});
 
+	const scrubbed = new Counter({
+		name: 'distro_worker_scrubbed_shards_total',
+		help: 'Shards read again, by what they were',
+		labelNames: ['outcome'],
+		registers: [registry],
+	});
+	const scrubbedBytes = new Counter({
+		name: 'distro_worker_scrubbed_bytes_total',
+		help: 'Bytes read again',
+		registers: [registry],
+	});
+	const scrub = new Scrubber({
+		store,
+		pool,
+		clock: systemClock,
+		random: systemRandom,
+		// Of its own: transfers are never short of memory for its sake.
+		buffer: alignedBuffer(LARGE_CELL_BYTES),
+		periodMs: config.scrubPeriodMs,
+		ceiling: config.scrubRate,
+		onShard: (outcome, count) => {
+			scrubbed.inc({ outcome });
+			scrubbedBytes.inc(count);
+		},
+		log,
+	});
+	new Gauge({
+		name: 'distro_worker_scrubbed_since_timestamp_seconds',
+		help: 'Every shard was verified or written after this; 0: not yet',
+		registers: [registry],
+		collect() {
+			this.set(scrub.report().sinceMs / 1000);
+		},
+	});
+
 	const server = createShardServer({
 		tls: tls.serverTlsOptions(),
 		handlers: shardHandlers({
@@ -99,10 +136,12 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		credentials: () => grpcChannelCredentials(tls),
 		registration: { name: config.name, address, zone: config.zone, receiptKey: rawPublicKey(identity.receiptKey) },
 		stats: () => store.stats(),
+		scrub,
 		clock: systemClock,
 		random: systemRandom,
 		log,
 	});
+	scrub.start();
 
 	let ready = true;
 	const http = createMetricsServer({
@@ -124,6 +163,7 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 	await listening(http, `HTTP_PORT ${config.httpPort}`);
 
 	lifecycle.onStop('store', () => store.close());
+	lifecycle.onStop('scrub', () => scrub.stop());
 	lifecycle.onStop('http', () => void http.close());
 	lifecycle.onStop('shards', async () => {
 		const closed = once(server, 'close');

@@ -4,7 +4,8 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { encodeTrailer, type Trailer } from '../core/codec/trailer.ts';
+import { encodeTrailer, type Trailer, trailerOffset } from '../core/codec/trailer.ts';
+import { auditFault } from '../core/crypto/audit.ts';
 import { rootOf } from '../core/crypto/digest.ts';
 import { newSigningKey, publicKeyFromRaw, rawPublicKey, verifyReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
@@ -398,6 +399,75 @@ describe('above a volume in memory', () => {
 		const taker = ask({ shardId: made.shardId, length: 10, wantLeaves: true });
 		await until(() => taker.over, { what: 'the end' });
 		expect(taker.failure?.kind).toBe('corrupt');
+	});
+
+	describe('audits', () => {
+		const question = (made: MadeShard, row: number) => ({ shardId: made.shardId, row, nonce: random.bytes(32) });
+		const audited = (made: MadeShard, cellBytes: number) => ({
+			workerId,
+			root: made.parts.root,
+			leaves: made.parts.leaves.length / 32,
+			cellBytes,
+			publicKey: publicKeyFromRaw(rawPublicKey(receiptKey)),
+		});
+		const spoil = (made: MadeShard, at: number) => {
+			const file = volume.shards.get(made.shardId) as Buffer;
+			file[at] = (file[at] as number) ^ 1;
+		};
+
+		test('every cell is proved', async () => {
+			const made = makeShard(random, { cells: 7, lastCellBytes: 999 });
+			await put(made);
+			for (let row = 0; row < 7; row++) {
+				const asked = question(made, row);
+				const answer = await handlers.audit(asked, { deadlineMs: 1_000 });
+				expect(auditFault(asked, answer, audited(made, row === 6 ? 999 : SMALL_CELL_BYTES))).toBeNull();
+			}
+		});
+
+		test('a rotten cell is not, and the others are', async () => {
+			const made = makeShard(random, { cells: 3 });
+			await put(made);
+			spoil(made, SMALL_CELL_BYTES + 9);
+			const faults = [];
+			for (const row of [0, 1, 2]) {
+				const asked = question(made, row);
+				const answer = await handlers.audit(asked, { deadlineMs: 1_000 });
+				faults.push(auditFault(asked, answer, audited(made, row === 2 ? 1_000 : SMALL_CELL_BYTES)));
+			}
+			expect(faults).toEqual([null, 'cell 1 does not lead to the root', null]);
+		});
+
+		test('what is not there, not whole or another shard is said so; an offline volume is not empty', async () => {
+			const [made, other] = [makeShard(random, { cells: 3 }), makeShard(random)];
+			await put(made);
+			await put(other);
+			const kind = (shardId: ShardId, row = 0) =>
+				handlers.audit({ shardId, row, nonce: random.bytes(32) }, { deadlineMs: 1_000 }).then(
+					() => null,
+					(error: DistroError) => error.kind,
+				);
+			expect(await kind(newId<ShardId>(random))).toBe('not_found');
+			expect(await kind(made.shardId, 3)).toBe('corrupt');
+			volume.shards.set(made.shardId, volume.shards.get(other.shardId) as Buffer);
+			expect(await kind(made.shardId)).toBe('corrupt');
+			spoil(other, trailerOffset(other.cells.length) + 60);
+			expect(await kind(other.shardId)).toBe('corrupt');
+			volume.online = false;
+			expect(await kind(newId<ShardId>(random))).toBe('unavailable');
+		});
+
+		test('a disk that takes longer than the deadline: timeout', async () => {
+			const made = makeShard(random);
+			await put(made);
+			const trailer = store.trailer.bind(store);
+			store.trailer = (shardId) => {
+				clock.advance(1_001);
+				return trailer(shardId);
+			};
+			const late = handlers.audit(question(made, 0), { deadlineMs: 1_000 });
+			await expect(late).rejects.toMatchObject({ kind: 'timeout' });
+		});
 	});
 
 	test('a peer that takes nothing holds two buffers and no more; when it leaves they come back', async () => {

@@ -7,13 +7,15 @@
  */
 
 import type { KeyObject } from 'node:crypto';
-import { shardBytes } from '../core/codec/layout.ts';
+import { shardBytes, shardCellLength, shardOffset } from '../core/codec/layout.ts';
 import { decodeTrailer, type Trailer } from '../core/codec/trailer.ts';
+import { answerAudit } from '../core/crypto/audit.ts';
 import { LEAF_BYTES, LeafHasher, rootOf } from '../core/crypto/digest.ts';
 import { signReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import { BUDGET_WAIT_MS, CELL_SIZES, SEGMENT_CELLS } from '../core/limits.ts';
+import type { AuditAnswer, AuditQuestion } from '../core/model/audit.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { Clock, MemoryLease, MemoryPool, ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
 import type { IncomingShard, OutgoingShard, ShardHandlers } from '../platform/shard-server.ts';
@@ -44,7 +46,31 @@ export function shardHandlers(deps: ShardServiceDeps): ShardHandlers {
 		},
 		delete: (shardIds) => deps.store.delete(shardIds),
 		stat: (shardId) => deps.store.trailer(shardId),
+		audit: (question, { deadlineMs }) => audit(deps, question, deadlineMs),
 	};
+}
+
+/** The cell as it is on the disk, right or wrong: who asked finds out. */
+async function audit(deps: ShardServiceDeps, question: AuditQuestion, deadlineMs: number): Promise<AuditAnswer> {
+	const { store, clock, workerId, receiptKey } = deps;
+	const startedMs = clock.monotonicMs();
+	const { shardId, row } = question;
+	const { description, leaves } = decodeTrailer(await store.trailer(shardId));
+	const length = shardCellLength(description, description.shardIndex, row);
+	if (description.shardId !== shardId || length === 0) {
+		throw new DistroError('corrupt', 'there is another shard under this id');
+	}
+	const cell = Buffer.alloc(length);
+	const reader = await store.open(shardId);
+	try {
+		await new Promise<void>((resolve, reject) => {
+			reader.read(shardOffset(description, row), cell, (error) => (error === null ? resolve() : reject(error)));
+		});
+	} finally {
+		reader.close();
+	}
+	if (clock.monotonicMs() - startedMs > deadlineMs) throw new DistroError('timeout', 'the disk took too long');
+	return answerAudit(question, { workerId, cell, leaves }, receiptKey);
 }
 
 class PutSession implements IncomingShard {

@@ -8,6 +8,7 @@ import { decodeTrailer, trailerOffset } from '../core/codec/trailer.ts';
 import type { ErrorKind } from '../core/errors.ts';
 import { newId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { SMALL_CELL_BYTES, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import { alignedBuffer } from '../platform/memory-pool.ts';
 import { ManualClock, seededRandom } from '../test/support/clock.ts';
 import { describeShardStore } from './store.contract.ts';
 import { type MadeShard, makeShard, putShard, readCells } from './store.fixtures.ts';
@@ -535,4 +536,95 @@ describe('volumes', () => {
 		await (await open(dataDir)).close();
 		expect(fs.readdirSync(join(dataDir, 'trash'))).toEqual(['mine']);
 	});
+});
+
+describe('folders of shards that somebody removed', () => {
+	test.each([
+		['one', (dataDir: string) => fs.rmSync(join(dataDir, 'shards', 'ab'), { recursive: true })],
+		['all of them', (dataDir: string) => fs.rmSync(join(dataDir, 'shards'), { recursive: true })],
+	])('%s: its shards are not found, the others are, and new ones are taken', async (_what, remove) => {
+		const dataDir = newFolder();
+		const store = await open(dataDir);
+		const [lost, added, other] = [neighbour(), neighbour(), makeShard(random)];
+		await putShard(store, lost);
+		remove(dataDir);
+		await expect(store.open(lost.shardId)).rejects.toEqual(failing('not_found'));
+		expect(await store.list({ after: null, limit: 10 })).toEqual([]);
+		await putShard(store, added);
+		await putShard(store, other);
+		await store.delete([lost.shardId]);
+		expect(await store.list({ after: null, limit: 10 })).toEqual([added.shardId, other.shardId].sort());
+		await store.close();
+		remove(dataDir);
+		const again = await open(dataDir);
+		await putShard(again, lost);
+		expect(await again.list({ after: null, limit: 10 })).toContain(lost.shardId);
+		await again.close();
+	});
+
+	test('where nothing is mounted any more none are made', async () => {
+		const dataDir = newFolder();
+		const store = await open(dataDir);
+		const writing = neighbour();
+		const putting = putShard(store, writing, {
+			beforeCommit: () => {
+				fs.rmSync(join(dataDir, 'volume.json'));
+				fs.rmSync(join(dataDir, 'shards'), { recursive: true });
+			},
+		});
+		await expect(putting).rejects.toEqual(failing('unavailable'));
+		expect(fs.existsSync(join(dataDir, 'shards'))).toBe(false);
+		await store.close();
+	});
+});
+
+describe('reading past the page cache', () => {
+	const isDirect = (flags: unknown) => (Number(flags) & (fs.constants.O_DIRECT ?? 0)) !== 0;
+
+	test.each(['open', 'read'] as const)(
+		'a file system that can not (%s fails) gives the bytes all the same',
+		async (failingCall) => {
+			let refused = 0;
+			let direct = 0;
+			const files = interceptFiles((call) => {
+				if (call.name === 'open' && isDirect(call.args[1])) {
+					direct++;
+					if (failingCall === 'open') {
+						refused++;
+						return call.fail('EINVAL');
+					}
+				}
+				if (call.name === 'read' && failingCall === 'read' && refused === 0) {
+					refused++;
+					return call.fail('EINVAL');
+				}
+				call.proceed();
+			});
+			const store = await open(newFolder(), { files });
+			const shard = makeShard(random, { lastCellBytes: SMALL_CELL_BYTES });
+			await putShard(store, shard);
+			const reader = await store.open(shard.shardId, { direct: true });
+			const buffer = alignedBuffer(SMALL_CELL_BYTES);
+			expect(await new Promise((done) => reader.read(0, buffer, done))).toBeNull();
+			expect(buffer.equals(shard.cells)).toBe(true);
+			expect([direct, refused]).toEqual([1, 1]);
+			reader.close();
+			await store.close();
+		},
+	);
+});
+
+test('a file whose name can be read and nothing else is corrupt', async () => {
+	let broken = false;
+	const files = interceptFiles((call) => {
+		if (broken && call.name === 'open') call.fail('EIO');
+		else call.proceed();
+	});
+	const store = await open(newFolder(), { files });
+	const shard = makeShard(random);
+	await putShard(store, shard);
+	broken = true;
+	await expect(store.open(shard.shardId)).rejects.toEqual(failing('corrupt'));
+	await expect(store.trailer(shard.shardId)).rejects.toEqual(failing('corrupt'));
+	await store.close();
 });

@@ -5,6 +5,7 @@
  *     tmp/<id>               on its way; emptied at start
  *     shards/<2 hex>/<id>    cells | zeros to 4 KiB | trailer
  *     trash/<day>/<id>       deleted; kept for a while, or until its room is needed
+ *     scrub.json             how far scrubbing has come
  *
  * A shard is written to tmp, synced, linked to its place, and its folder synced, in that order. Concurrent syncs of one
  * folder are shared. It trusts no length of a file that has no sound trailer.
@@ -28,9 +29,11 @@ import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.t
 const DIRECT_MIN_BYTES = 1024 * 1024;
 /** O_DIRECT wants memory, offsets and lengths in multiples of the device's block, which is at most this. */
 const DIRECT_ALIGN_BYTES = 4096;
-const DIRECT_FLAGS = constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | (constants.O_DIRECT ?? 0);
+const DIRECT_WRITE = constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | (constants.O_DIRECT ?? 0);
+const DIRECT_READ = constants.O_RDONLY | (constants.O_DIRECT ?? 0);
 
 const SENTINEL = 'volume.json';
+const SCRUB = 'scrub.json';
 const VERSION = 1;
 const STATFS_MS = 1_000;
 /** With less than this free each put looks for itself: a shard refused at once goes elsewhere, one that fails half-way is left out. */
@@ -131,6 +134,8 @@ export class DiskShardStore implements ShardStore {
 	async load(): Promise<void> {
 		for (let i = 0; i < 256; i++) {
 			const folder = this.#path('shards', hexByte(i));
+			// One that somebody removed: its shards are lost, and the others' worker must start.
+			if ((await fs.promises.mkdir(folder, { recursive: true })) !== undefined) syncFolder(this.#path('shards'));
 			for (const name of await fs.promises.readdir(folder)) {
 				const { size } = await fs.promises.stat(join(folder, name));
 				this.#shards++;
@@ -214,6 +219,7 @@ export class DiskShardStore implements ShardStore {
 			direct: maxBytes >= this.#directFromBytes,
 			final: this.#file(shardId),
 			folder: this.#folder(shardId),
+			remakeFolder: () => this.#remakeFolder(shardId),
 			expiresAtMs: this.#clock.monotonicMs() + options.deadlineMs,
 			clock: this.#clock,
 			ended: (bytes) => {
@@ -235,14 +241,37 @@ export class DiskShardStore implements ShardStore {
 		return writer;
 	}
 
-	async open(shardId: ShardId): Promise<ShardReader> {
+	async open(shardId: ShardId, options: { direct?: boolean } = {}): Promise<ShardReader> {
+		if (options.direct === true) {
+			const fd = await this.#openFile(shardId, DIRECT_READ).catch((error) => {
+				// The file system can't.
+				if ((error.cause as NodeJS.ErrnoException | undefined)?.code !== 'EINVAL') throw error;
+				return null;
+			});
+			if (fd !== null) return this.#reader(shardId, { fd, direct: true });
+		}
+		return this.#reader(shardId, { fd: await this.#openFile(shardId, 'r'), direct: false });
+	}
+
+	#reader(shardId: ShardId, opened: { fd: number; direct: boolean }): ShardReader {
 		const files = this.#files;
-		const fd = await this.#openFile(shardId);
+		let { fd, direct } = opened;
 		return {
 			read: (offset, into, done) => {
 				let at = 0;
+				const leaveDirect = () => {
+					const again = (plain: number) => {
+						files.close(fd, () => {});
+						fd = plain;
+						direct = false;
+						more();
+					};
+					this.#openFile(shardId, 'r').then(again, done);
+				};
 				const more = () =>
 					files.read(fd, into, at, into.length - at, offset + at, (error, count) => {
+						// A file that was cut short ends at no multiple of anything, and some devices take no memory like this.
+						if (direct && (error as NodeJS.ErrnoException | null)?.code === 'EINVAL') return leaveDirect();
 						if (error !== null) return done(unreadable(error, shardId));
 						at += count;
 						if (at === into.length) return done(null);
@@ -255,11 +284,11 @@ export class DiskShardStore implements ShardStore {
 		};
 	}
 
-	#openFile(shardId: ShardId): Promise<number> {
+	#openFile(shardId: ShardId, flags: 'r' | number): Promise<number> {
 		return new Promise((resolve, reject) => {
-			this.#files.open(this.#file(shardId), 'r', (error, fd) => {
+			this.#files.open(this.#file(shardId), flags, (error, fd) => {
 				if (error === null) resolve(fd);
-				else if (error.code !== 'ENOENT') reject(foreign(error));
+				else if (error.code !== 'ENOENT') reject(unreadable(error, shardId));
 				else {
 					const missing = () => reject(new DistroError('not_found', `there is no shard ${shardId}`));
 					this.#online().then(missing, reject);
@@ -269,15 +298,15 @@ export class DiskShardStore implements ShardStore {
 	}
 
 	async trailer(shardId: ShardId): Promise<Buffer> {
-		const fd = await this.#openFile(shardId);
+		const fd = await this.#openFile(shardId, 'r');
 		try {
 			const size = await new Promise<number>((resolve, reject) => {
 				this.#files.fstat(fd, (error, stats) => (error === null ? resolve(stats.size) : reject(foreign(error))));
 			});
 			// One read is enough for all but the longest trailers.
-			const last = await this.#readEnd(fd, { size, bytes: TRAILER_FOOTER_BYTES });
+			const last = await this.#readEnd(fd, { shardId, size, bytes: TRAILER_FOOTER_BYTES });
 			const { length } = readTrailerFooter(last);
-			const trailer = await this.#readEnd(fd, { size, bytes: length });
+			const trailer = await this.#readEnd(fd, { shardId, size, bytes: length });
 			decodeTrailer(trailer);
 			return trailer;
 		} finally {
@@ -285,12 +314,12 @@ export class DiskShardStore implements ShardStore {
 		}
 	}
 
-	#readEnd(fd: number, end: { size: number; bytes: number }): Promise<Buffer> {
+	#readEnd(fd: number, end: { shardId: ShardId; size: number; bytes: number }): Promise<Buffer> {
 		const into = Buffer.alloc(end.bytes);
 		if (end.bytes > end.size) return Promise.reject(new DistroError('corrupt', 'the file is too short for a trailer'));
 		return new Promise((resolve, reject) => {
 			this.#files.read(fd, into, 0, end.bytes, end.size - end.bytes, (error, count) => {
-				if (error !== null) reject(foreign(error));
+				if (error !== null) reject(unreadable(error, end.shardId));
 				else if (count < end.bytes) reject(new DistroError('corrupt', 'the file is too short for a trailer'));
 				else resolve(into);
 			});
@@ -321,6 +350,14 @@ export class DiskShardStore implements ShardStore {
 		await Promise.all([...folders].map((folder) => folder.sync()));
 	}
 
+	/** The folder of a shard, where somebody removed it. */
+	async #remakeFolder(shardId: ShardId): Promise<void> {
+		await this.#online();
+		await fs.promises.mkdir(this.#path('shards', shardId.slice(0, 2)), { recursive: true });
+		await this.#folderAt(this.#path('shards')).sync();
+		await this.#folderAt(this.#dataDir).sync();
+	}
+
 	/** Whether it was not there before. */
 	#makeFolder(path: string): Promise<boolean> {
 		return new Promise((resolve, reject) => {
@@ -345,10 +382,42 @@ export class DiskShardStore implements ShardStore {
 		const found: ShardId[] = [];
 		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
 		for (let i = first; i < 256 && found.length < limit; i++) {
-			const names = (await fs.promises.readdir(this.#path('shards', hexByte(i)))).filter(isId).sort() as ShardId[];
+			const names = (await this.#names(hexByte(i))).filter(isId).sort() as ShardId[];
 			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
 		}
 		return found;
+	}
+
+	/** Of the files in one folder of shards; none where somebody removed it. */
+	async #names(folder: string): Promise<string[]> {
+		try {
+			return await fs.promises.readdir(this.#path('shards', folder));
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
+			await this.#online();
+			return [];
+		}
+	}
+
+	async loadScrub(): Promise<Buffer | null> {
+		await this.#online();
+		return fs.promises.readFile(this.#path(SCRUB)).catch((error) => {
+			if (error.code === 'ENOENT') return null;
+			throw foreign(error);
+		});
+	}
+
+	async saveScrub(record: Buffer): Promise<void> {
+		// Where nothing is mounted any more nothing must be written.
+		await this.#online();
+		const file = this.#path(SCRUB);
+		try {
+			await fs.promises.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 });
+			await fs.promises.rename(`${file}.new`, file);
+		} catch (error) {
+			throw foreign(error as Error);
+		}
+		await this.#folderAt(this.#dataDir).sync();
 	}
 
 	async stats(): Promise<StoreStats> {
@@ -481,6 +550,7 @@ interface DiskWriterParts {
 	readonly direct: boolean;
 	readonly final: string;
 	readonly folder: FolderSync;
+	readonly remakeFolder: () => Promise<void>;
 	/** On the monotonic clock. */
 	readonly expiresAtMs: number;
 	readonly clock: Clock;
@@ -505,7 +575,7 @@ class DiskWriter implements ShardWriter {
 	open(): Promise<void> {
 		const opened = new Promise<void>((resolve, reject) => {
 			const open = (direct: boolean) =>
-				this.#o.files.open(this.#o.temporary, direct ? DIRECT_FLAGS : 'wx', 0o600, (error, fd) => {
+				this.#o.files.open(this.#o.temporary, direct ? DIRECT_WRITE : 'wx', 0o600, (error, fd) => {
 					// The file system can't (it may have made the file all the same).
 					if (direct && error?.code === 'EINVAL') this.#o.files.unlink(this.#o.temporary, () => open(false));
 					else if (error !== null) reject(foreign(error));
@@ -574,7 +644,7 @@ class DiskWriter implements ShardWriter {
 	}
 
 	async #commit(trailer: Buffer): Promise<void> {
-		const { files, temporary, final, folder, clock, expiresAtMs, ended } = this.#o;
+		const { files, temporary, final, folder, remakeFolder, clock, expiresAtMs, ended } = this.#o;
 		const padding = Buffer.alloc(trailerOffset(this.#bytes) - this.#bytes);
 		await new Promise<void>((resolve, reject) => {
 			this.#append(Buffer.concat([padding, trailer]), (error) => (error === null ? resolve() : reject(error)));
@@ -587,11 +657,15 @@ class DiskWriter implements ShardWriter {
 		if (clock.monotonicMs() > expiresAtMs) throw new DistroError('expired', 'the deadline of this shard has passed');
 		// A link refuses a taken name, which a rename would silently replace.
 		await new Promise<void>((resolve, reject) => {
-			files.link(temporary, final, (error) => {
-				if (error === null) resolve();
-				else if (error.code === 'EEXIST') reject(new DistroError('exists', 'this shard id is taken'));
-				else reject(foreign(error));
-			});
+			const link = (mayRemake: boolean) =>
+				files.link(temporary, final, (error) => {
+					if (error === null) resolve();
+					else if (error.code === 'EEXIST') reject(new DistroError('exists', 'this shard id is taken'));
+					// Somebody removed the folder: what was in it is lost, what comes need not be.
+					else if (error.code === 'ENOENT' && mayRemake) remakeFolder().then(() => link(false), reject);
+					else reject(foreign(error));
+				});
+			link(true);
 		});
 		files.close(fd, () => {});
 		// The temporary name may stay until the next start if this fails: it is only a second name.

@@ -20,6 +20,7 @@ export class MemoryVolume {
 	readonly trash = new Map<ShardId, { readonly file: Buffer; readonly deletedAtMs: number }>();
 	/** Ids of shards on their way. */
 	readonly temporary = new Set<ShardId>();
+	scrub: Buffer | null = null;
 	/** False: its mount has vanished. */
 	online = true;
 }
@@ -123,6 +124,16 @@ export class MemoryShardStore implements ShardStore {
 			bytesUsed: this.#usedBytes,
 			shards: this.#volume.shards.size,
 		};
+	}
+
+	async loadScrub(): Promise<Buffer | null> {
+		this.#online();
+		return this.#volume.scrub;
+	}
+
+	async saveScrub(record: Buffer): Promise<void> {
+		this.#online();
+		this.#volume.scrub = Buffer.from(record);
 	}
 
 	async close(): Promise<void> {

@@ -8,6 +8,7 @@ import { trailerOffset } from '../core/codec/trailer.ts';
 import type { ErrorKind } from '../core/errors.ts';
 import { newId, type ShardId } from '../core/ids.ts';
 import { SMALL_CELL_BYTES, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import { alignedBuffer } from '../platform/memory-pool.ts';
 import { ManualClock, seededRandom } from '../test/support/clock.ts';
 import { until } from '../test/support/cluster.ts';
 import { makeShard, putShard, readCells } from './store.fixtures.ts';
@@ -242,6 +243,58 @@ export function describeShardStore(
 					failing('corrupt'),
 				);
 			});
+		});
+
+		describe('read past what the system remembers', () => {
+			const buffer = alignedBuffer(SMALL_CELL_BYTES);
+			const readCell = async (shardId: ShardId, cell: number) => {
+				const reader = await store.open(shardId, { direct: true });
+				try {
+					return await new Promise<Error | null>((done) => reader.read(cell * SMALL_CELL_BYTES, buffer, done));
+				} finally {
+					reader.close();
+				}
+			};
+
+			test('gives the same bytes', async () => {
+				const shard = makeShard(random, { cells: 3, lastCellBytes: SMALL_CELL_BYTES });
+				await putShard(store, shard);
+				for (const cell of [2, 0, 1]) {
+					buffer.fill(0);
+					expect(await readCell(shard.shardId, cell)).toBeNull();
+					const expected = shard.cells.subarray(cell * SMALL_CELL_BYTES, (cell + 1) * SMALL_CELL_BYTES);
+					expect(buffer.equals(expected)).toBe(true);
+				}
+			});
+
+			test('bytes behind the end are corrupt, and what is not there is not found', async () => {
+				const shard = makeShard(random, { cells: 2, lastCellBytes: 500 });
+				await putShard(store, shard);
+				expect(await readCell(shard.shardId, 0)).toBeNull();
+				expect(await readCell(shard.shardId, 1)).toEqual(failing('corrupt'));
+				expect(await readCell(shard.shardId, 9)).toEqual(failing('corrupt'));
+				const unknown = newId<ShardId>(random);
+				await expect(store.open(unknown, { direct: true })).rejects.toEqual(failing('not_found'));
+				opened.setOnline(false);
+				await expect(store.open(unknown, { direct: true })).rejects.toEqual(failing('unavailable'));
+				opened.setOnline(true);
+			});
+		});
+
+		test('the record of scrubbing: the last one, also after opening again, and none while the volume is offline', async () => {
+			expect(await store.loadScrub()).toBeNull();
+			await store.saveScrub(Buffer.from('one'));
+			await store.saveScrub(Buffer.from('two, longer'));
+			await store.saveScrub(Buffer.from('three'));
+			expect((await store.loadScrub())?.toString()).toBe('three');
+			store = await opened.reopen();
+			expect((await store.loadScrub())?.toString()).toBe('three');
+			opened.setOnline(false);
+			await expect(store.loadScrub()).rejects.toEqual(failing('unavailable'));
+			await expect(store.saveScrub(Buffer.from('four'))).rejects.toEqual(failing('unavailable'));
+			opened.setOnline(true);
+			expect((await store.loadScrub())?.toString()).toBe('three');
+			expect(await all()).toEqual([]);
 		});
 
 		describe('delete', () => {

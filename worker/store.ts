@@ -39,8 +39,12 @@ export interface ShardStore {
 	 * volume is offline (its sentinel is missing). `deadlineMs` counts from now.
 	 */
 	create(options: { shardId: ShardId; maxBytes: number; deadlineMs: number }): Promise<ShardWriter>;
-	/** For reading cells. `not_found`; `unavailable` when the volume is offline: never `not_found` then. Whether it is whole shows when it is read. */
-	open(shardId: ShardId): Promise<ShardReader>;
+	/**
+	 * For reading cells. `not_found`; `unavailable` when the volume is offline: never `not_found` then. Whether it is whole
+	 * shows when it is read. `direct`: from the disk itself as far as that is possible, and not from what the system
+	 * remembers of it; `into` must then be page-aligned, and `offset` and its length multiples of 4 KiB.
+	 */
+	open(shardId: ShardId, options?: { direct?: boolean }): Promise<ShardReader>;
 	/** The trailer's bytes, checked by its own checksum only (`corrupt` otherwise). */
 	trailer(shardId: ShardId): Promise<Buffer>;
 	/** Moves to trash. Unknown ids are fine. Durable when it resolves. */
@@ -48,5 +52,9 @@ export interface ShardStore {
 	/** Sorted ids after `after` (or from the start), at most `limit`. */
 	list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]>;
 	stats(): Promise<StoreStats>;
+	/** What `saveScrub` kept last, or null. */
+	loadScrub(): Promise<Buffer | null>;
+	/** Keeps a small record on the volume in place of the one before. Durable when it resolves. */
+	saveScrub(record: Buffer): Promise<void>;
 	close(): Promise<void>;
 }

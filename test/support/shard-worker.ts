@@ -6,6 +6,7 @@ import type { AddressInfo, Socket } from 'node:net';
 import type tls from 'node:tls';
 import { DistroError } from '../../core/errors.ts';
 import type { ShardId, WorkerId } from '../../core/ids.ts';
+import type { AuditAnswer, AuditQuestion } from '../../core/model/audit.ts';
 import type { Receipt } from '../../core/model/receipt.ts';
 import type { ShardGetRequest, ShardPutRequest, WorkerRef } from '../../core/ports.ts';
 import {
@@ -46,6 +47,9 @@ export class TestWorker implements ShardHandlers {
 	take = () => {};
 	/** Every get stops after this many bytes. */
 	stopAfterBytes = Number.POSITIVE_INFINITY;
+	readonly audits: (AuditQuestion & { deadlineMs: number })[] = [];
+	/** What an audit is answered. */
+	audited: AuditAnswer | DistroError | Promise<AuditAnswer> = new DistroError('not_found', 'no such shard');
 
 	constructor(workerId: WorkerId) {
 		this.workerId = workerId;
@@ -143,6 +147,12 @@ export class TestWorker implements ShardHandlers {
 		const shard = this.shards.get(shardId);
 		if (shard === undefined) throw new DistroError('not_found', `there is no shard ${shardId}`);
 		return shard.trailer;
+	}
+
+	async audit(question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer> {
+		this.audits.push({ ...question, ...options });
+		if (this.audited instanceof DistroError) throw this.audited;
+		return this.audited;
 	}
 }
 

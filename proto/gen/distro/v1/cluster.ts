@@ -46,9 +46,42 @@ export interface HeartbeatRequest {
   shards: number;
   /** The volume's sentinel is there. */
   online: boolean;
+  /** What scrubbing found: each is sent with every beat until an answer acknowledges it. None while the volume is offline. */
+  findings: Finding[];
+  /**
+   * Every shard on this volume was verified after this moment, or written after it: the start of the last complete pass.
+   * 0: no pass is complete yet.
+   */
+  scrubbedSinceMs: number;
+  scrub: ScrubProgress | undefined;
+}
+
+/** A shard that scrubbing proved not to be what it must be. */
+export interface Finding {
+  shardId: Buffer;
+  /** It can't be read at all; else: it is corrupt. (An enum of protobuf would become one of TypeScript, which Node can't strip.) */
+  missing: boolean;
+  /** For people: which cells. */
+  detail: string;
+}
+
+/** The pass that runs now, or the last one. */
+export interface ScrubProgress {
+  /** The request that it answers (HeartbeatResponse.scrub_pass), of those that this worker has heard of. */
+  pass: number;
+  shardsDone: number;
+  /** About: shards come and go meanwhile. */
+  shardsTotal: number;
+  running: boolean;
 }
 
 export interface HeartbeatResponse {
+  /** Findings that are durable in the metadata: they need not be sent again. */
+  acknowledgedShardIds: Buffer[];
+  /** Begin nothing new of the pass until this is false again. */
+  scrubPaused: boolean;
+  /** A number that the worker has not seen before, larger than all it has, asks for a new pass now. */
+  scrubPass: number;
 }
 
 function createBaseRegisterRequest(): RegisterRequest {
@@ -177,7 +210,16 @@ export const RegisterResponse: MessageFns<RegisterResponse> = {
 };
 
 function createBaseHeartbeatRequest(): HeartbeatRequest {
-  return { bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false };
+  return {
+    bytesTotal: 0,
+    bytesUsed: 0,
+    bytesFree: 0,
+    shards: 0,
+    online: false,
+    findings: [],
+    scrubbedSinceMs: 0,
+    scrub: undefined,
+  };
 }
 
 export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
@@ -196,6 +238,15 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
     }
     if (message.online !== false) {
       writer.uint32(40).bool(message.online);
+    }
+    for (const v of message.findings) {
+      Finding.encode(v!, writer.uint32(50).fork()).join();
+    }
+    if (message.scrubbedSinceMs !== 0) {
+      writer.uint32(56).uint64(message.scrubbedSinceMs);
+    }
+    if (message.scrub !== undefined) {
+      ScrubProgress.encode(message.scrub, writer.uint32(66).fork()).join();
     }
     return writer;
   },
@@ -253,6 +304,177 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
             message.online = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.findings.push(Finding.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.scrubbedSinceMs = longToNumber(reader.uint64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.scrub = ScrubProgress.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseFinding(): Finding {
+  return { shardId: Buffer.alloc(0), missing: false, detail: "" };
+}
+
+export const Finding: MessageFns<Finding> = {
+  encode(message: Finding, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.shardId.length !== 0) {
+      writer.uint32(10).bytes(message.shardId);
+    }
+    if (message.missing !== false) {
+      writer.uint32(16).bool(message.missing);
+    }
+    if (message.detail !== "") {
+      writer.uint32(26).string(message.detail);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Finding {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseFinding();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.shardId = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.missing = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.detail = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseScrubProgress(): ScrubProgress {
+  return { pass: 0, shardsDone: 0, shardsTotal: 0, running: false };
+}
+
+export const ScrubProgress: MessageFns<ScrubProgress> = {
+  encode(message: ScrubProgress, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pass !== 0) {
+      writer.uint32(8).uint64(message.pass);
+    }
+    if (message.shardsDone !== 0) {
+      writer.uint32(16).uint64(message.shardsDone);
+    }
+    if (message.shardsTotal !== 0) {
+      writer.uint32(24).uint64(message.shardsTotal);
+    }
+    if (message.running !== false) {
+      writer.uint32(32).bool(message.running);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ScrubProgress {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseScrubProgress();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.pass = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.shardsDone = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.shardsTotal = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.running = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -267,11 +489,20 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
 };
 
 function createBaseHeartbeatResponse(): HeartbeatResponse {
-  return {};
+  return { acknowledgedShardIds: [], scrubPaused: false, scrubPass: 0 };
 }
 
 export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
-  encode(_: HeartbeatResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+  encode(message: HeartbeatResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.acknowledgedShardIds) {
+      writer.uint32(10).bytes(v!);
+    }
+    if (message.scrubPaused !== false) {
+      writer.uint32(16).bool(message.scrubPaused);
+    }
+    if (message.scrubPass !== 0) {
+      writer.uint32(24).uint64(message.scrubPass);
+    }
     return writer;
   },
 
@@ -288,6 +519,30 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.acknowledgedShardIds.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.scrubPaused = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.scrubPass = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;

@@ -77,6 +77,25 @@ export interface StatResponse {
   trailer: Buffer;
 }
 
+export interface AuditRequest {
+  shardId: Buffer;
+  row: number;
+  /** 32 random bytes. */
+  nonce: Buffer;
+  /** After this the answer counts for nothing. */
+  deadlineMs: number;
+}
+
+export interface AuditResponse {
+  cell: Buffer;
+  /** Siblings from the leaf up, 32 bytes each. */
+  path: Buffer[];
+  /** Leaves of the shard. */
+  leaves: number;
+  /** Ed25519, by the key of the worker's receipts. */
+  signature: Buffer;
+}
+
 function createBasePutHeader(): PutHeader {
   return { shardId: Buffer.alloc(0), cellBytes: 0, maxBytes: 0, deadlineMs: 0 };
 }
@@ -645,6 +664,164 @@ export const StatResponse: MessageFns<StatResponse> = {
   },
 };
 
+function createBaseAuditRequest(): AuditRequest {
+  return { shardId: Buffer.alloc(0), row: 0, nonce: Buffer.alloc(0), deadlineMs: 0 };
+}
+
+export const AuditRequest: MessageFns<AuditRequest> = {
+  encode(message: AuditRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.shardId.length !== 0) {
+      writer.uint32(10).bytes(message.shardId);
+    }
+    if (message.row !== 0) {
+      writer.uint32(16).uint32(message.row);
+    }
+    if (message.nonce.length !== 0) {
+      writer.uint32(26).bytes(message.nonce);
+    }
+    if (message.deadlineMs !== 0) {
+      writer.uint32(32).uint32(message.deadlineMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AuditRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAuditRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.shardId = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.row = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.nonce = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.deadlineMs = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseAuditResponse(): AuditResponse {
+  return { cell: Buffer.alloc(0), path: [], leaves: 0, signature: Buffer.alloc(0) };
+}
+
+export const AuditResponse: MessageFns<AuditResponse> = {
+  encode(message: AuditResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.cell.length !== 0) {
+      writer.uint32(10).bytes(message.cell);
+    }
+    for (const v of message.path) {
+      writer.uint32(18).bytes(v!);
+    }
+    if (message.leaves !== 0) {
+      writer.uint32(24).uint32(message.leaves);
+    }
+    if (message.signature.length !== 0) {
+      writer.uint32(34).bytes(message.signature);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AuditResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAuditResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.cell = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.path.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.leaves = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.signature = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 export type ShardServiceService = typeof ShardServiceService;
 export const ShardServiceService = {
   /**
@@ -690,6 +867,16 @@ export const ShardServiceService = {
     responseSerialize: (value: StatResponse): Buffer => Buffer.from(StatResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): StatResponse => StatResponse.decode(value),
   },
+  /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
+  audit: {
+    path: "/distro.v1.ShardService/Audit" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: AuditRequest): Buffer => Buffer.from(AuditRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): AuditRequest => AuditRequest.decode(value),
+    responseSerialize: (value: AuditResponse): Buffer => Buffer.from(AuditResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): AuditResponse => AuditResponse.decode(value),
+  },
 } as const;
 
 export interface ShardServiceServer extends UntypedServiceImplementation {
@@ -704,6 +891,8 @@ export interface ShardServiceServer extends UntypedServiceImplementation {
   delete: handleUnaryCall<DeleteRequest, DeleteResponse>;
   /** What the worker knows of a shard, from its trailer. */
   stat: handleUnaryCall<StatRequest, StatResponse>;
+  /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
+  audit: handleUnaryCall<AuditRequest, AuditResponse>;
 }
 
 export interface ShardServiceClient extends Client {
@@ -756,6 +945,22 @@ export interface ShardServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: StatResponse) => void,
+  ): ClientUnaryCall;
+  /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
+  audit(
+    request: AuditRequest,
+    callback: (error: ServiceError | null, response: AuditResponse) => void,
+  ): ClientUnaryCall;
+  audit(
+    request: AuditRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: AuditResponse) => void,
+  ): ClientUnaryCall;
+  audit(
+    request: AuditRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: AuditResponse) => void,
   ): ClientUnaryCall;
 }
 
