@@ -37,8 +37,8 @@ export async function databaseMembers(dataDir: string): Promise<DatabaseMembers>
 		prepare: async () => {
 			mkdirSync(folder, { recursive: true, mode: 0o700 });
 		},
-		launch: async (onOutput) => {
-			const database = await startPostgres({ folder, port, onOutput });
+		launch: async (watch) => {
+			const database = await startPostgres({ folder, port, watch });
 			try {
 				await migrate(database.url);
 			} catch (error) {
@@ -56,8 +56,8 @@ export async function databaseMembers(dataDir: string): Promise<DatabaseMembers>
 		prepare: async () => {
 			mkdirSync(restFolder, { recursive: true, mode: 0o700 });
 		},
-		launch: async (onOutput) => {
-			const rest = await startPostgrest({ folder, database: { port }, port: restPort, onOutput });
+		launch: async (watch) => {
+			const rest = await startPostgrest({ folder, database: { port }, port: restPort, watch });
 			writeFileDurably(keyFile, `${rest.serviceKey}\n`, { mode: 0o600 });
 			return rest.child;
 		},
