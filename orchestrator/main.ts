@@ -26,6 +26,7 @@ import { waitForKnownWorkers } from './readiness.ts';
 import { repairDue } from './repair.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
+import { openStoreClock, SYNC_EVERY_MS } from './store-clock.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
@@ -42,10 +43,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const tls = new TlsSource(config.tlsDir);
 	const { clusterId, role } = tls.identity;
 	if (role !== 'orchestrator') throw new DistroError('denied', `the certificate in ${config.tlsDir} is for a ${role}`);
-	const clock = systemClock;
 	const random = systemRandom;
 
 	const store = await openStore();
+	const storeClock = config.supabase === null ? null : await openStoreClock(store, systemClock);
+	const clock = storeClock ?? systemClock;
 	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
 	const workers = new WorkerRegistry({
 		store,
@@ -137,7 +139,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		}
 		// Loaded only where it is used: it costs memory.
 		const { openSupabaseStore } = await import('./store-supabase.ts');
-		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
+		const opened = await openSupabaseStore({ ...config.supabase, clock: systemClock, random });
+		return rememberingReads(opened, { clock: systemClock });
 	}
 
 	async function openKeys(): Promise<ApiKeyStore> {
@@ -207,14 +210,23 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
 		repairJob,
 	];
-	const exchangeJob: Job = {
-		name: 'workers',
-		step: async () => {
-			await workers.exchange();
-			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+	const ownJobs: Job[] = [
+		{
+			name: 'workers',
+			step: async () => {
+				await workers.exchange();
+				return storeClock === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+			},
 		},
-	};
-	const jobs = runJobs([exchangeJob, ...exclusiveJobs.map((job) => exclusive(job, { store, clock, holder }))], {
+		{
+			name: 'clock',
+			step: async () => {
+				await storeClock?.sync();
+				return SYNC_EVERY_MS;
+			},
+		},
+	];
+	const jobs = runJobs([...ownJobs, ...exclusiveJobs.map((job) => exclusive(job, { store, clock, holder }))], {
 		clock,
 		onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),
 	});

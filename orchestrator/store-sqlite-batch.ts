@@ -23,6 +23,7 @@ export const READS = {
 	findings: repairs.findings,
 	repairs: repairs.repairs,
 	workers: objects.workers,
+	nowMs: () => Date.now(),
 };
 
 export const WRITES = {
