@@ -11,7 +11,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createFileDurably, writeFileDurably } from '../platform/files.ts';
 import { hasPostgres, startPostgres, startPostgrest } from './dev-database.ts';
-import { ORCHESTRATOR } from './environment.ts';
+import { ORCHESTRATOR, SERVICE_KEY_FILE } from './environment.ts';
 import type { Member } from './members.ts';
 import { migrate } from './migrate.ts';
 import { freePort, LOOPBACK } from './ports.ts';
@@ -29,7 +29,7 @@ export interface DatabaseMembers {
 export async function databaseMembers(dataDir: string): Promise<DatabaseMembers> {
 	const folder = join(dataDir, POSTGRES);
 	const restFolder = join(dataDir, POSTGREST);
-	const keyFile = join(restFolder, 'service.key');
+	const keyFile = join(restFolder, SERVICE_KEY_FILE);
 	const [port, restPort] = [await freePort(), await freePort()];
 	const http = `http://${LOOPBACK}:${restPort}`;
 	const postgres: Member = {

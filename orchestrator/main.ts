@@ -30,6 +30,7 @@ import { waitForKnownWorkers } from './readiness.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
+import { openStoreClock, SYNC_EVERY_MS } from './store-clock.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { Watch } from './watch.ts';
@@ -48,10 +49,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const tls = new TlsSource(config.tlsDir);
 	const { clusterId, role } = tls.identity;
 	if (role !== 'orchestrator') throw new DistroError('denied', `the certificate in ${config.tlsDir} is for a ${role}`);
-	const clock = systemClock;
 	const random = systemRandom;
 
 	const store = await openStore();
+	const storeClock = config.supabase === null ? null : await openStoreClock(store, systemClock);
+	const clock = storeClock ?? systemClock;
 	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
 	const workers = new WorkerRegistry({
 		store,
@@ -156,7 +158,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		}
 		// Loaded only where it is used: it costs memory.
 		const { openSupabaseStore } = await import('./store-supabase.ts');
-		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
+		const opened = await openSupabaseStore({ ...config.supabase, clock: systemClock, random });
+		return rememberingReads(opened, { clock: systemClock });
 	}
 
 	async function openKeys(): Promise<ApiKeyStore> {
@@ -205,27 +208,32 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			},
 		}),
 	];
-	const exchangeJob: Job = {
-		name: 'workers',
-		step: async () => {
-			await workers.exchange();
-			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+	const ownJobs: Job[] = [
+		{
+			name: 'workers',
+			step: async () => {
+				await workers.exchange();
+				return storeClock === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+			},
 		},
-	};
-	const scrubOrdersJob: Job = {
-		name: 'scrub orders',
-		step: async () => {
-			const { paused, runs } = await jobControl.asked('scrub');
-			scrub.orders = { paused, pass: runs };
-			return SCRUB_ORDERS_MS;
+		{
+			name: 'clock',
+			step: async () => {
+				await storeClock?.sync();
+				return SYNC_EVERY_MS;
+			},
 		},
-	};
+		{
+			name: 'scrub orders',
+			step: async () => {
+				const { paused, runs } = await jobControl.asked('scrub');
+				scrub.orders = { paused, pass: runs };
+				return SCRUB_ORDERS_MS;
+			},
+		},
+	];
 	const jobs = runJobs(
-		[
-			exchangeJob,
-			scrubOrdersJob,
-			...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),
-		],
+		[...ownJobs, ...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))],
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),
