@@ -195,7 +195,7 @@ function fulfilled(): never {
 
 async function repairOf(make: Fixtures, workers: WorkerId[], item: RepairItem): Promise<Scenario> {
 	const uploadId = make.id<UploadId>();
-	const shard = { shardId: make.id<ShardId>(), workerId: workers[2] as WorkerId };
+	const shard = { shardId: make.id<ShardId>(), workerId: make.id<WorkerId>() };
 	const spare = { shardId: make.id<ShardId>(), workerId: workers[3] as WorkerId };
 	await store.begin({ uploadId, objectId: item.objectId, shards: [shard, spare], expiresAtMs: NOW_MS + 1_000 });
 	const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS };
