@@ -142,6 +142,9 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'AUTH',
 		'WORKER_CONNECTIONS',
 		'AUDITS_PER_HOUR',
+		'LOST_AFTER',
+		'REPAIR_LANES',
+		'REPAIR_SHARE',
 	];
 	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(

@@ -1,7 +1,8 @@
 /**
- * API keys: the port behind which they are kept, and its embedded adapter.
+ * API keys: the port behind which they are kept, and its embedded adapter; the one for several orchestrators is in
+ * api-keys-supabase.ts, and both pass api-keys.contract.ts.
  *
- * They have a small SQLite file of their own, which nobody locks: the command that makes and revokes keys (keys.ts) must
+ * Here they have a small SQLite file of their own, which nobody locks: the command that makes and revokes keys (keys.ts) must
  * work beside a running orchestrator, which owns its metadata alone. Only hashes of secrets are kept (admin-keys.ts).
  */
 
@@ -28,15 +29,18 @@ export interface ApiKeyRow {
 export interface ApiKeyStore {
 	/** Durable when it resolves. `exists` when the id is taken. */
 	addApiKey(key: ApiKeyRow): Promise<void>;
-	/** Oldest first. At most a second old, so that it can be asked for every request. */
-	apiKeys(): Promise<readonly ApiKeyRow[]>;
+	/**
+	 * Oldest first. At most a second old, so that it can be asked for every request. With `mayBeOld`, at most five minutes
+	 * old while they can't be read.
+	 */
+	apiKeys(options?: { mayBeOld?: boolean }): Promise<readonly ApiKeyRow[]>;
 	/** False when there was none. */
 	removeApiKey(keyId: string): Promise<boolean>;
 	close(): Promise<void>;
 }
 
 /** Other processes' changes are seen after this at the latest. */
-const REFRESH_MS = 1_000;
+export const API_KEYS_REFRESH_MS = 1_000;
 /** Another process may be writing. */
 const LOCK_WAIT_MS = 5_000;
 const SCHEMA_VERSION = 1;
@@ -106,7 +110,7 @@ class SqliteApiKeys implements ApiKeyStore {
 
 	async apiKeys(): Promise<readonly ApiKeyRow[]> {
 		const nowMs = this.#clock.monotonicMs();
-		if (nowMs - this.#readAtMs < REFRESH_MS) return this.#rows;
+		if (nowMs - this.#readAtMs < API_KEYS_REFRESH_MS) return this.#rows;
 		const rows = this.#do(() =>
 			this.#sql.all<Omit<ApiKeyRow, 'secretHash'> & { secretHash: Uint8Array }>(
 				`SELECT key_id AS keyId, secret_hash AS secretHash, scope, label, created_at_ms AS createdAtMs

@@ -15,6 +15,7 @@ import type { ObjectId, ShardId, VersionId, WorkerId } from '../core/ids.ts';
 import { AUDIT_DEADLINE_MS } from '../core/limits.ts';
 import { AUDIT_NONCE_BYTES } from '../core/model/audit.ts';
 import type { WorkerState } from '../core/model/health.ts';
+import type { AuditOutcome } from '../core/model/history.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Clock, Random, WorkerRef } from '../core/ports.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
@@ -33,8 +34,6 @@ const CONFIRM_MS = 1_000;
  */
 const DOUBT_FACTOR = 60;
 const DOUBT_AUDITS = 30;
-
-export type AuditOutcome = 'ok' | 'corrupt' | 'missing' | 'timeout' | 'offline';
 
 export interface DrawnShard {
 	readonly objectId: ObjectId;
@@ -89,8 +88,12 @@ export function auditJob(deps: AuditDeps): ExclusiveJob {
 
 	return {
 		name: 'audit',
-		step: async (signal) => {
-			if (perHour === 0) return HOUR_MS;
+		state: () => ({
+			audits_per_hour: perHour,
+			workers_in_doubt: [...duties.values()].filter(({ doubt }) => doubt > 0).length,
+		}),
+		step: async (signal, _lease, isAsked) => {
+			if (perHour === 0 && !isAsked) return HOUR_MS;
 			const known = workers.rows();
 			for (const workerId of duties.keys()) {
 				if (!known.some(({ row }) => row.workerId === workerId)) duties.delete(workerId);
@@ -103,14 +106,14 @@ export function auditJob(deps: AuditDeps): ExclusiveJob {
 					duty = { dueMs: nowMs + meanMs * (spread() - 0.5), doubt: 0 };
 					duties.set(row.workerId, duty);
 				}
-				if (duty.dueMs <= nowMs) due.push(auditOne({ ...row, state }, duty, signal));
+				if (isAsked || duty.dueMs <= nowMs) due.push(auditOne({ ...row, state }, duty, signal));
 			}
 			// One that does not answer holds up the others by one deadline, and all of them lose as much.
 			const results = await Promise.allSettled(due);
 			const failed = results.find((result) => result.status === 'rejected');
 			if (failed !== undefined) throw failed.reason;
 			const nextMs = Math.min(...[...duties.values()].map(({ dueMs }) => dueMs)) - clock.monotonicMs();
-			return Math.max(0, Math.min(LOOK_EVERY_MS, nextMs));
+			return perHour === 0 ? HOUR_MS : Math.max(1, Math.min(LOOK_EVERY_MS, nextMs));
 		},
 	};
 }

@@ -8,9 +8,13 @@ import {
 	AUDITS_PER_HOUR,
 	INLINE_LIMIT_BYTES,
 	INLINE_MAX_BYTES,
+	LOST_AFTER_MS,
 	MEMORY_BUDGET_BYTES,
 	MEMORY_BUDGET_MIN_BYTES,
+	MEND_LANES,
+	MEND_SHARE_PERCENT,
 	OBJECT_MAX_BYTES,
+	SUSPECT_AFTER_MS,
 } from '../core/limits.ts';
 import { DEFAULT_POLICY, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Random } from '../core/ports.ts';
@@ -38,6 +42,11 @@ export interface OrchestratorConfig {
 	readonly workerConnections: number;
 	/** Of each worker; 0: none. */
 	readonly auditsPerHour: number;
+	/** A worker that was away for so long is lost: its shards are rebuilt elsewhere. */
+	readonly lostAfterMs: number;
+	readonly mendLanes: number;
+	/** Part of its time that each lane works while people's transfers run. */
+	readonly mendShare: number;
 	readonly policy: RedundancyPolicy;
 	readonly logLevel: string;
 }
@@ -48,6 +57,7 @@ export interface SupabaseAddress {
 	readonly key: () => string;
 }
 
+const MAX_LOST_AFTER_MS = 365 * 24 * 60 * 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
@@ -73,6 +83,9 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),
 		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
 		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),
+		lostAfterMs: reader.duration('LOST_AFTER', LOST_AFTER_MS, { minMs: SUSPECT_AFTER_MS, maxMs: MAX_LOST_AFTER_MS }),
+		mendLanes: reader.integer('REPAIR_LANES', MEND_LANES, { min: 1, max: 64 }),
+		mendShare: reader.integer('REPAIR_SHARE', MEND_SHARE_PERCENT, { min: 1, max: 100 }) / 100,
 		policy: DEFAULT_POLICY,
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};
@@ -90,7 +103,8 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 
 export const METADATA_FILE = 'metadata.db';
 
-function readSupabase(reader: EnvReader): SupabaseAddress | null {
+/** null when the environment names none. */
+export function readSupabase(reader: EnvReader): SupabaseAddress | null {
 	const url = reader.optional('SUPABASE_URL');
 	const key = reader.secretSource('SUPABASE_KEY');
 	if (url !== null && key !== null) return { url, key };

@@ -152,6 +152,7 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 	const cellPlainBytes = segment.cellBytes - TAG_BYTES;
 	const firstCell = Math.floor(read.from / cellPlainBytes);
 	const lastCell = Math.floor((read.from + Math.max(1, read.count) - 1) / cellPlainBytes);
+	await deps.workers.find(segment.placements);
 	const { k, n } = segment;
 	const firstRow = Math.floor(firstCell / k);
 	const lastRow = Math.floor(lastCell / k);

@@ -51,7 +51,7 @@ export function runJobs(
 	};
 }
 
-function pause(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
+export function pause(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
 	return new Promise((resolve) => {
 		if (signal.aborted) {
 			resolve();
@@ -108,9 +108,9 @@ export function deletionsJob(deps: {
 		step: async (_signal, lease) => {
 			const { deletions } = await store.counts();
 			if (deletions === 0) return DELETE_EVERY_MS;
-			const ready = workers.rows().filter(({ state }) => state === 'ready');
+			const there = workers.rows().filter(({ row }) => workers.isReachable(row.workerId));
 			// One slow worker must not hold up the others' queues.
-			const results = await Promise.allSettled(ready.map(({ row }) => deleteOn(row.workerId, lease)));
+			const results = await Promise.allSettled(there.map(({ row }) => deleteOn(row.workerId, lease)));
 			const failed = results.find((result) => result.status === 'rejected');
 			if (failed !== undefined) throw failed.reason;
 			return results.some((result) => result.status === 'fulfilled' && result.value) ? 0 : DELETE_EVERY_MS;

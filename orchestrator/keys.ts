@@ -5,8 +5,8 @@
  *     node orchestrator/keys.ts list
  *     node orchestrator/keys.ts revoke 0123456789abcdef
  *
- * DATA_DIR is the orchestrator's data folder; for the cluster of `make run` there is `npm run keys`. A running orchestrator
- * knows after a second.
+ * With the orchestrator's environment it works on the same keys: in the database that SUPABASE_URL names, else in the data
+ * folder DATA_DIR. For the cluster of `make run` there is `npm run keys`. A running orchestrator knows after a second.
  */
 
 import { existsSync, mkdirSync } from 'node:fs';
@@ -14,8 +14,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
+import { EnvReader } from '../platform/env.ts';
 import { createApiKey } from './admin-keys.ts';
 import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore, openApiKeys } from './api-keys.ts';
+import { readSupabase } from './config.ts';
 
 const USAGE = `usage: keys create --scope ${API_KEY_SCOPES.join('|')} --label <what it is for>
        keys list
@@ -64,6 +66,19 @@ function isScope(text: string | undefined): text is ApiKeyScope {
 	return (API_KEY_SCOPES as readonly (string | undefined)[]).includes(text);
 }
 
+async function openStore(): Promise<ApiKeyStore> {
+	const reader = new EnvReader(process.env);
+	const supabase = readSupabase(reader);
+	reader.done();
+	if (supabase !== null) {
+		const { openSupabaseApiKeys } = await import('./api-keys-supabase.ts');
+		return openSupabaseApiKeys({ ...supabase, clock: systemClock, random: systemRandom });
+	}
+	const folder = dataDir();
+	mkdirSync(folder, { recursive: true, mode: 0o700 });
+	return openApiKeys({ dataDir: folder, clock: systemClock });
+}
+
 /** Keys in another folder would be for nobody: rather a question than a guess. */
 function dataDir(): string {
 	const given = process.env.DATA_DIR;
@@ -83,9 +98,7 @@ function dataDir(): string {
 }
 
 try {
-	const folder = dataDir();
-	mkdirSync(folder, { recursive: true, mode: 0o700 });
-	const store = openApiKeys({ dataDir: folder, clock: systemClock });
+	const store = await openStore();
 	try {
 		console.log(await run(store, process.argv.slice(2)));
 	} finally {

@@ -5,13 +5,21 @@
 
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { Clock } from '../core/ports.ts';
+import type { JobName } from './job-names.ts';
 import type { Job } from './jobs.ts';
 import type { Lease, MetadataStore } from './store.ts';
 
 export interface ExclusiveJob {
-	readonly name: string;
-	/** As of Job. `lease` goes into every write that allows one; `signal` is aborted as well when the lease is lost. */
-	step(signal: AbortSignal, lease: Lease): Promise<number>;
+	readonly name: JobName;
+	/**
+	 * As of Job. `lease` goes into every write that allows one; `signal` is aborted as well when the lease is lost. `asked`:
+	 * people want it done now, also what is hardly worth it.
+	 */
+	step(signal: AbortSignal, lease: Lease, asked?: boolean): Promise<number>;
+	/** What people see of it, as JSON. */
+	state?(): object;
+	/** Jobs with one lease run in one process; its own name otherwise. */
+	readonly leaseName?: JobName;
 }
 
 /** After this another orchestrator takes over from one that died. */
@@ -27,7 +35,7 @@ export function exclusive(job: ExclusiveJob, deps: { store: MetadataStore; clock
 	const renew = async (): Promise<Lease | null> => {
 		// From before the call: the store's time runs from some moment after it.
 		const startedMs = clock.monotonicMs();
-		lease = await store.acquireLease(job.name, { holder, ttlMs: LEASE_MS });
+		lease = await store.acquireLease(job.leaseName ?? job.name, { holder, ttlMs: LEASE_MS });
 		renewedMs = startedMs;
 		return lease;
 	};

@@ -3,7 +3,7 @@
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { DistroError } from '../core/errors.ts';
-import { chooseRedundancy } from '../core/model/redundancy.ts';
+import { MEND_BUDGET_MIN_BYTES, MEND_BUDGET_PART } from '../core/limits.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { bindGrpcServer, createGrpcServer } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
@@ -11,29 +11,32 @@ import { createLogger } from '../platform/log.ts';
 import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { TlsSource } from '../platform/tls.ts';
-import { openApiKeys } from './api-keys.ts';
+import { type ApiKeyStore, openApiKeys } from './api-keys.ts';
 import { auditJob } from './audit.ts';
-import { drawListed } from './audit-draw.ts';
+import { shardDrawer } from './audit-draw.ts';
+import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
-import { deletionsJob, expireIntentsJob, runJobs } from './jobs.ts';
+import { JobControl } from './job-control.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
-import { type ExclusiveJob, exclusive } from './leases.ts';
+import { exclusive } from './leases.ts';
+import { drainJob, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
-import type { ClusterView } from './objects.types.ts';
 import { waitForKnownWorkers } from './readiness.ts';
-import { repairDue } from './repair.ts';
-import { ScrubDesk } from './scrub.ts';
+import { ScrubDesk, scrubJob } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
-import { WorkerRegistry } from './workers.ts';
+import { Watch } from './watch.ts';
+import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
 
-const REPAIR_IDLE_MS = 1_000;
+/** After this workers are told what was asked of scrubbing. */
+const ORDERS_MS = 1_000;
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
 const CLOSE_IDLE_MS = 100;
@@ -53,21 +56,33 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const workers = new WorkerRegistry({
 		store,
 		clock,
+		lostAfterMs: config.lostAfterMs,
+		shared: config.supabase !== null,
 		onNameTaken: ({ name, workerId, formerly }) =>
 			log.warn(
 				{ name, worker: workerId, before: formerly.workerId, nowCalled: formerly.name },
 				'a new worker took over a name: its volume is another one',
 			),
 	});
-	await workers.load();
+	await workers.read();
 	// Before the first of them can come back, and is seen later than the others.
 	const awaited = waitForKnownWorkers(
 		workers.rows().map(({ row }) => row),
 		{ clock, isReady: (workerId) => workers.state(workerId) === 'ready' },
 	);
 	const transport = new GrpcShardTransport({ tls, connections: config.workerConnections });
-	const pool = new ArenaPool(config.memoryBudgetBytes, { clock });
-	const metrics = createOrchestratorMetrics({ name: config.name, pool, workers, store, tls });
+	// Repair has a part of its own: neither it nor people's transfers can starve the other.
+	const mendBytes = Math.max(MEND_BUDGET_MIN_BYTES, Math.floor(config.memoryBudgetBytes * MEND_BUDGET_PART));
+	const mendPool = new ArenaPool(mendBytes, { clock });
+	const pool = new ArenaPool(config.memoryBudgetBytes - mendBytes, { clock });
+	const jobControl = new JobControl({ store, clock });
+	const metrics = createOrchestratorMetrics({
+		name: config.name,
+		pools: { clients: pool, repair: mendPool },
+		workers,
+		store,
+		tls,
+	});
 	const findings = new Findings({
 		store,
 		clock,
@@ -93,7 +108,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
 
-	const apiKeys = openApiKeys({ dataDir: config.dataDir, clock });
+	const apiKeys = await openKeys();
 	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
 	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
 	if (needsKeys && (await apiKeys.apiKeys()).length === 0) {
@@ -105,7 +120,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	let ready = true;
 	const http = createHttpServer({
 		objects,
-		cluster: () => clusterView(),
+		cluster: new Cluster({ clusterId, store, workers, jobs: jobControl, policy, pools: [pool, mendPool] }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
@@ -144,58 +159,25 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
 	}
 
-	async function clusterView(): Promise<ClusterView> {
-		const counts = await store.counts();
-		let redundancy: ClusterView['redundancy'] = null;
-		try {
-			const { n, k, because } = chooseRedundancy(
-				{ sizeBytes: null, cells: 256, ended: false },
-				workers.policyWorkers(),
-				policy,
-			);
-			redundancy = { n, k, because };
-		} catch (error) {
-			if (!(error instanceof DistroError)) throw error;
-		}
-		return {
-			cluster_id: clusterId,
-			workers: workers.rows().map(({ row, state }) => ({
-				name: row.name,
-				worker_id: row.workerId,
-				state,
-				zone: row.zone,
-				address: row.address,
-				shards: row.shards,
-				bytes_used: row.bytesUsed,
-				bytes_total: row.bytesTotal,
-				last_seen: new Date(row.lastSeenMs).toISOString(),
-			})),
-			objects: counts.objects,
-			queues: { intents: counts.intents, deletions: counts.deletions, repairs: counts.repairs },
-			budget: { capacity_bytes: pool.capacityBytes, used_bytes: pool.usedBytes },
-			redundancy,
-		};
+	async function openKeys(): Promise<ApiKeyStore> {
+		if (config.supabase === null) return openApiKeys({ dataDir: config.dataDir, clock });
+		const { openSupabaseApiKeys } = await import('./api-keys-supabase.ts');
+		return openSupabaseApiKeys({ ...config.supabase, clock, random });
 	}
 
-	const repairJob: ExclusiveJob = {
-		name: 'repair',
-		step: async (signal, lease) => {
-			const repaired = await repairDue(deps, {
-				signal,
-				lease,
-				onOutcome: (outcome, item, error) => {
-					metrics.repairs.inc({ outcome });
-					const fields = {
-						object: item.objectId,
-						segment: item.segment,
-						shard: item.shardIndex,
-						attempts: item.attempts,
-					};
-					if (error === null) log.info(fields, 'rebuilt a shard');
-					else log.warn({ ...fields, err: error }, 'could not rebuild a shard yet');
-				},
-			});
-			return repaired > 0 ? 0 : REPAIR_IDLE_MS;
+	const watch = new Watch({ store, workers, clock });
+	const mendDeps = {
+		...deps,
+		pool: mendPool,
+		lanes: config.mendLanes,
+		share: config.mendShare,
+		isBusy: () => pool.usedBytes > 0,
+		onOutcome: ({ kind, stored, shardIndex, bytes, error }: MendOutcome) => {
+			metrics.repairs.inc({ kind, outcome: error === null ? 'done' : 'failed' });
+			if (error === null) metrics.repairedBytes.inc({ kind }, bytes);
+			const fields = { kind, object: stored.objectId, segment: stored.segment.index, shard: shardIndex };
+			if (error === null) log.debug(fields, 'placed a shard anew');
+			else log.warn({ ...fields, err: error }, 'could not place a shard anew yet');
 		},
 	};
 	// Of several orchestrators one does each of them.
@@ -203,24 +185,43 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const exclusiveJobs = [
 		expireIntentsJob({ store, clock }),
 		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
-		repairJob,
+		repairJob(mendDeps),
+		drainJob(mendDeps),
+		rebalanceJob(mendDeps),
 		auditJob({
 			workers,
 			transport,
 			store,
 			findings,
-			drawShard: drawListed({ store, random }),
+			drawShard: shardDrawer({ store, clock, random }),
 			clock,
 			random,
 			perHour: config.auditsPerHour,
 			onOutcome: (workerId, outcome) => {
 				metrics.audits.inc({ outcome });
-				if (outcome !== 'ok') log.info({ worker: workers.name(workerId), outcome }, 'an audit');
+				watch.audited(workerId, outcome);
 			},
 		}),
+		watch.job,
+		scrubJob(scrub),
 	];
+	const exchangeJob: Job = {
+		name: 'workers',
+		step: async () => {
+			await workers.exchange();
+			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+		},
+	};
+	const ordersJob: Job = {
+		name: 'scrub-orders',
+		step: async () => {
+			const { paused, runs } = await jobControl.asked('scrub');
+			scrub.orders = { paused, pass: runs };
+			return ORDERS_MS;
+		},
+	};
 	const jobs = runJobs(
-		exclusiveJobs.map((job) => exclusive(job, { store, clock, holder })),
+		[exchangeJob, ordersJob, ...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))],
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),

@@ -11,12 +11,12 @@ const DURATION_BUCKETS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 
 export function createOrchestratorMetrics(deps: {
 	name: string;
-	pool: ArenaPool;
+	pools: Readonly<Record<'clients' | 'repair', ArenaPool>>;
 	workers: WorkerRegistry;
 	store: MetadataStore;
 	tls: TlsSource;
 }) {
-	const { pool, workers, store, tls } = deps;
+	const { pools, workers, store, tls } = deps;
 	const registry = createRegistry({ role: 'orchestrator', name: deps.name });
 	const registers = [registry];
 	const gauge = (name: string, help: string, read: () => number) =>
@@ -28,9 +28,19 @@ export function createOrchestratorMetrics(deps: {
 				this.set(read());
 			},
 		});
-	gauge('distro_memory_budget_bytes', 'Memory for bytes in flight', () => pool.capacityBytes);
-	gauge('distro_memory_budget_used_bytes', 'Of it in use now', () => pool.usedBytes);
-	gauge('distro_memory_budget_waiting', 'Transfers that wait for memory now', () => pool.waiting);
+	const gaugeOfPools = (name: string, help: string, read: (pool: ArenaPool) => number) =>
+		new Gauge({
+			name,
+			help,
+			labelNames: ['share'],
+			registers,
+			collect() {
+				for (const [share, pool] of Object.entries(pools)) this.set({ share }, read(pool));
+			},
+		});
+	gaugeOfPools('distro_memory_budget_bytes', 'Memory for bytes in flight', (pool) => pool.capacityBytes);
+	gaugeOfPools('distro_memory_budget_used_bytes', 'Of it in use now', (pool) => pool.usedBytes);
+	gaugeOfPools('distro_memory_budget_waiting', 'Transfers that wait for memory now', (pool) => pool.waiting);
 	gauge(
 		'distro_certificate_expiry_timestamp_seconds',
 		'When the process certificate ends',
@@ -94,8 +104,14 @@ export function createOrchestratorMetrics(deps: {
 		}),
 		repairs: new Counter({
 			name: 'distro_repairs_total',
-			help: 'Repairs by outcome',
-			labelNames: ['outcome'],
+			help: 'Shards placed anew, by why and by outcome',
+			labelNames: ['kind', 'outcome'],
+			registers,
+		}),
+		repairedBytes: new Counter({
+			name: 'distro_repaired_bytes_total',
+			help: 'Bytes of shards placed anew, by why',
+			labelNames: ['kind'],
 			registers,
 		}),
 		audits: new Counter({

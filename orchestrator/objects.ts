@@ -153,12 +153,13 @@ export class ObjectService implements Objects {
 	}
 
 	async explain(objectId: ObjectId, options: { fromSegment: number; limit: number }): Promise<ObjectExplanation> {
-		const { store } = this.#deps;
+		const { store, workers } = this.#deps;
 		const object = await this.#row(objectId);
 		const [segments, findings] = await Promise.all([
 			store.segments(object.versionId, options),
 			store.findings(object.versionId),
 		]);
+		await workers.find(segments.flatMap(({ placements }) => placements));
 		const found = new Map(findings.map((finding) => [finding.shardId, finding]));
 		const explained = segments.map((segment) => this.#explainSegment(segment, found));
 		const last = segments.at(-1);
@@ -189,6 +190,7 @@ export class ObjectService implements Objects {
 			const limit = Math.min(HEALTH_PAGE, at < from ? from - at : object.segments - at);
 			const page = await this.#deps.store.segments(object.versionId, { fromSegment: at, limit });
 			if (page.length === 0) throw notFound(object.objectId);
+			await this.#deps.workers.find(page.flatMap(({ placements }) => placements));
 			worst = worstHealth([worst, ...page.map((segment) => this.#segmentHealth(segment, found))]);
 			at += page.length;
 		}

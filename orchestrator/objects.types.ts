@@ -88,23 +88,3 @@ export interface Objects {
 	list(options: { limit: number; cursor: string | null }): Promise<{ objects: ObjectInfo[]; next: string | null }>;
 	explain(objectId: ObjectId, options: { fromSegment: number; limit: number }): Promise<ObjectExplanation>;
 }
-
-export interface ClusterView {
-	readonly cluster_id: string;
-	readonly workers: readonly {
-		readonly name: string;
-		readonly worker_id: string;
-		readonly state: string;
-		readonly zone: string;
-		readonly address: string;
-		readonly shards: number;
-		readonly bytes_used: number;
-		readonly bytes_total: number;
-		readonly last_seen: string;
-	}[];
-	readonly objects: number;
-	readonly queues: { readonly intents: number; readonly deletions: number; readonly repairs: number };
-	readonly budget: { readonly capacity_bytes: number; readonly used_bytes: number };
-	/** One sentence: what a large new object would get now. */
-	readonly redundancy: { readonly n: number; readonly k: number; readonly because: string } | null;
-}

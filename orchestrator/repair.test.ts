@@ -4,11 +4,13 @@ import { expect, test } from 'vitest';
 import { decodeTrailer } from '../core/codec/trailer.ts';
 import type { ShardId, WorkerId } from '../core/ids.ts';
 import { LARGE_CELL_BYTES } from '../core/limits.ts';
+import { DEFAULT_POLICY } from '../core/model/redundancy.ts';
 import type { Placement } from '../core/model/segment.ts';
 import type { Clock } from '../core/ports.ts';
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type MemoryCluster, memoryCluster } from '../test/support/memory-cluster.ts';
-import { type RepairDeps, repairDue } from './repair.ts';
+import { repairJob } from './mend.ts';
+import type { RepairDeps } from './repair.ts';
 
 const random = seededRandom('repair');
 /** A hundred times as fast. */
@@ -31,10 +33,17 @@ async function damaged(): Promise<{ cluster: MemoryCluster; deps: RepairDeps; lo
 
 async function repairOnce(deps: RepairDeps): Promise<(string | null)[]> {
 	const errors: (string | null)[] = [];
-	await repairDue(deps, {
-		signal: new AbortController().signal,
-		onOutcome: (_outcome, _item, error) => errors.push(error?.kind ?? null),
+	const lease = await deps.store.acquireLease('repair', { holder: 'test', ttlMs: 60_000 });
+	if (lease === null) throw new Error('no lease');
+	const job = repairJob({
+		...deps,
+		policy: DEFAULT_POLICY,
+		lanes: 1,
+		share: 1,
+		isBusy: () => false,
+		onOutcome: ({ error }) => errors.push(error?.kind ?? null),
 	});
+	await job.step(new AbortController().signal, lease);
 	return errors;
 }
 

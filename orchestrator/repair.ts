@@ -1,112 +1,80 @@
 /**
- * Repair: rebuilds missing and corrupt shards, one queue item at a time. The simplest repair that is right.
+ * One shard of a segment onto another worker: rebuilt from the others when it is lost, copied when it is there. Repair,
+ * drain and rebalance all do this.
  *
- *     due item → intent → Gather (proved) → the missing cells → one put on another worker → same root → repairDone
+ *     segment, shard index → intent → Gather (proved) → its cells → one put on another worker → same root → repairDone
  *
- * It needs no key: it works on ciphertext, every input cell is checked against its leaf, and the rebuilt shard's root
- * must equal the stored one bit for bit. It doesn't decide what is lost: reads, commits and (later) audits fill the queue.
+ * It needs no key: it works on ciphertext, every input cell is checked against its leaf, and the new shard's root must
+ * equal the stored one bit for bit. What was there goes to the delete queue in the transaction that places the new one.
  */
 
 import { codecFor } from '../core/codec/erasure-codec.ts';
-import { rows, shardBytes, shardCellLength, shardRows } from '../core/codec/layout.ts';
+import { rows, shardCellLength, shardRows } from '../core/codec/layout.ts';
 import { decodeTrailer, encodeTrailer } from '../core/codec/trailer.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../core/crypto/digest.ts';
-import { asDistroError, DistroError } from '../core/errors.ts';
-import { type ClusterId, newId, type ShardId, type UploadId, type VersionId } from '../core/ids.ts';
+import { DistroError } from '../core/errors.ts';
+import { type ClusterId, newId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, IDLE_TRANSFER_MS, REPAIR_DEADLINE_MS } from '../core/limits.ts';
-import { replacement } from '../core/model/placement.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
-import type { RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Random, ShardPut, ShardTransport, WorkerRef } from '../core/ports.ts';
-import { backoffMs } from '../core/retry.ts';
 import { Gather } from '../core/transfer/gather.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { type ReadDeps, reportFinding, sourcesOf } from './download.ts';
-import type { Lease, RepairItem } from './store.ts';
+import type { Lease, RepairItem, StoredSegment } from './store.ts';
 
 export interface RepairDeps extends ReadDeps {
 	readonly transport: ShardTransport & Pick<GrpcShardTransport, 'stat'>;
 	readonly clusterId: ClusterId;
 	readonly random: Random;
-	readonly policy: RedundancyPolicy;
 }
 
-const BATCH = 16;
-const RETRY_BASE_MS = 2_000;
-const RETRY_MAX_MS = 10 * 60_000;
 const STAT_TIMEOUT_MS = 5_000;
 
-/** Works off what is due; answers how many shards it rebuilt. Stops between items when `signal` is aborted. */
-export async function repairDue(
-	deps: RepairDeps,
-	options: {
-		signal: AbortSignal;
-		lease?: Lease;
-		onOutcome: (outcome: 'repaired' | 'deferred', item: RepairItem, error: DistroError | null) => void;
-	},
-): Promise<number> {
-	const { store, clock, random } = deps;
-	let repaired = 0;
-	for (const item of await store.repairs({ nowMs: clock.nowMs(), limit: BATCH })) {
-		if (options.signal.aborted) break;
-		try {
-			await repairShard(deps, item, options);
-			repaired++;
-			options.onOutcome('repaired', item, null);
-		} catch (thrown) {
-			const error = asDistroError(thrown);
-			const waitMs = RETRY_BASE_MS + backoffMs(item.attempts, { baseMs: RETRY_BASE_MS, maxMs: RETRY_MAX_MS, random });
-			await store.deferRepair(item, clock.nowMs() + waitMs, options.lease);
-			options.onOutcome('deferred', item, error);
-		}
-	}
-	return repaired;
+/** What to place anew. */
+export interface ShardTask {
+	readonly stored: StoredSegment;
+	readonly shardIndex: number;
+	readonly to: WorkerId;
+	/** The shard itself may be read: it is not known to be bad. */
+	readonly copy: boolean;
+	/** Asked once more before the old shard is given up. False: it is not wanted any more (`canceled`). */
+	readonly isWanted?: () => boolean;
 }
 
-async function repairShard(
+/** Throws `conflict` when the segment went meanwhile, and whatever the workers' answers were; nothing is left behind then. */
+export async function placeShard(
 	deps: RepairDeps,
-	item: RepairItem,
+	task: ShardTask,
 	options: { signal: AbortSignal; lease?: Lease },
 ): Promise<void> {
-	const { signal, lease } = options;
-	const { store, workers, clock, random } = deps;
-	const [segment] = await store.segments(item.versionId, { fromSegment: item.segment, limit: 1 });
-	if (segment === undefined || segment.index !== item.segment || segment.encodingId !== item.encodingId) {
-		throw new DistroError('conflict', 'the segment is gone or was encoded anew');
-	}
-	const others = segment.placements.filter(({ shardIndex }) => shardIndex !== item.shardIndex);
-	const known = workers.policyWorkers();
-	const candidates = known.filter(({ workerId, state }) => state === 'ready' && workers.isGood(workerId));
-	const before = segment.placements.find(({ shardIndex }) => shardIndex === item.shardIndex);
-	const workerId = replacement({
-		holders: others.map((placement) => placement.workerId),
-		candidates: candidates.filter(({ bytesFree }) => bytesFree > shardBytes(segment, item.shardIndex)),
-		// Its own worker may take it again (a rotten file on a sound disk), but not while another will do.
-		avoid: before === undefined ? [] : [before.workerId],
-		// Holders that are away count in their zones as well.
-		zoneOf: (holder) => known.find(({ workerId: other }) => other === holder)?.zone ?? null,
-	});
-	const worker = workerId === null ? null : workers.ref(workerId);
-	if (workerId === null || worker === null) throw new DistroError('unavailable', 'no worker is free to take the shard');
-
+	const { store, workers, clock, random, transport } = deps;
+	const { stored, shardIndex, to: workerId } = task;
+	const { objectId, versionId, segment } = stored;
+	const before = segment.placements.find((placement) => placement.shardIndex === shardIndex);
+	const worker = workers.ref(workerId);
+	if (worker === null) throw new DistroError('unavailable', 'the worker that was to take the shard is gone');
+	const item: RepairItem = {
+		objectId,
+		versionId,
+		segment: segment.index,
+		encodingId: segment.encodingId,
+		shardIndex,
+		attempts: 0,
+		dueAtMs: 0,
+	};
+	await workers.find(segment.placements);
 	const uploadId = newId<UploadId>(random);
 	const shardId = newId<ShardId>(random);
 	const expiresAtMs = clock.nowMs() + REPAIR_DEADLINE_MS;
-	await store.begin({ uploadId, objectId: item.objectId, shards: [{ shardId, workerId }], expiresAtMs });
+	await store.begin({ uploadId, objectId, shards: [{ shardId, workerId }], expiresAtMs });
 	try {
 		const recovery = await recoveryOf(deps, item);
-		const receipt = await rebuild(deps, {
-			versionId: item.versionId,
-			segment,
-			shardIndex: item.shardIndex,
-			shardId,
-			worker,
-			recovery,
-			signal,
-		});
-		const root = segment.roots.subarray(item.shardIndex * LEAF_BYTES, (item.shardIndex + 1) * LEAF_BYTES);
+		const { copy } = task;
+		const { signal } = options;
+		const receipt = await rebuild(deps, { versionId, segment, shardIndex, shardId, worker, copy, recovery, signal });
+		const root = segment.roots.subarray(shardIndex * LEAF_BYTES, (shardIndex + 1) * LEAF_BYTES);
 		const right =
 			receipt.shardId === shardId &&
 			receipt.workerId === workerId &&
@@ -114,10 +82,11 @@ async function repairShard(
 			workers.verifyReceipt(receipt);
 		if (!right) throw new DistroError('corrupt', 'the receipt is not for the rebuilt shard');
 		// Closed only after the target shows it afresh.
-		const stored = decodeTrailer(await deps.transport.stat(worker, shardId, { timeoutMs: STAT_TIMEOUT_MS }));
-		if (!stored.root.equals(root)) throw new DistroError('corrupt', 'the target keeps something else than was sent');
-		const placement = { shardIndex: item.shardIndex, workerId, shardId };
-		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId, lease);
+		const kept = decodeTrailer(await transport.stat(worker, shardId, { timeoutMs: STAT_TIMEOUT_MS }));
+		if (!kept.root.equals(root)) throw new DistroError('corrupt', 'the target keeps something else than was sent');
+		if (task.isWanted?.() === false) throw new DistroError('canceled', 'the worker that had the shard is back');
+		const placement = { shardIndex, workerId, shardId };
+		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId, options.lease);
 		if (before !== undefined) deps.findings.forget(before.shardId);
 	} catch (error) {
 		await store.abort(uploadId, clock.nowMs());
@@ -142,6 +111,7 @@ interface Rebuild {
 	readonly shardIndex: number;
 	readonly shardId: ShardId;
 	readonly worker: WorkerRef;
+	readonly copy: boolean;
 	readonly recovery: Buffer;
 	readonly signal: AbortSignal;
 }
@@ -201,8 +171,8 @@ async function rebuild(deps: RepairDeps, job: Rebuild): Promise<Receipt> {
 				codec: codecFor(segment.codec),
 				shape: segment,
 				roots: segment.roots,
-				// The shard itself is what is wrong: it is no source of its own repair.
-				sources: sourcesOf(deps, segment).filter((source) => source.shardIndex !== shardIndex),
+				// One that is wrong is no source of its own repair.
+				sources: sourcesOf(deps, segment).filter((source) => job.copy || source.shardIndex !== shardIndex),
 				firstRow: 0,
 				lastRow,
 				wanted: () => [shardIndex],

@@ -5,7 +5,10 @@
  * is not made for many objects: lists sort all of them.
  */
 
+import { sealedBytes } from '../core/codec/layout.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
+import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
@@ -15,13 +18,18 @@ import type {
 	IdempotencyClaim,
 	IntendedShard,
 	IntentRow,
+	JobRow,
 	Lease,
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
+	RedundancyRows,
 	RepairDone,
 	RepairItem,
+	StoredSegment,
+	WorkerFigures,
 	WorkerRow,
+	WorkerSighting,
 } from './store.ts';
 import {
 	alreadyCommitted,
@@ -37,7 +45,9 @@ import {
 	otherReceiptKey,
 	parseCursor,
 	segmentGone,
+	stillPlaced,
 	storeClosed,
+	workerTaken,
 } from './store-rules.ts';
 
 interface Intent {
@@ -60,6 +70,7 @@ export class MemoryMetadata {
 	/** Oldest first. */
 	readonly repairs = new Map<string, RepairItem>();
 	readonly workers = new Map<WorkerId, WorkerRow>();
+	readonly jobs = new Map<string, JobRow>();
 	readonly leases = new Map<string, { readonly holder: string; readonly fencing: number; readonly endsAtMs: number }>();
 }
 
@@ -337,6 +348,10 @@ export class MemoryMetadataStore implements MetadataStore {
 			throw segmentGone();
 		}
 		const { shardIndex } = item;
+		if (segment.placements.some((other) => other.workerId === placement.workerId && other.shardIndex !== shardIndex)) {
+			this.#discardIntent(uploadId);
+			throw workerTaken();
+		}
 		const old = segment.placements.find((other) => other.shardIndex === shardIndex);
 		if (old !== undefined) {
 			data.placed.delete(old.shardId);
@@ -352,19 +367,145 @@ export class MemoryMetadataStore implements MetadataStore {
 		this.#discardIntent(uploadId);
 	}
 
-	async saveWorker(worker: WorkerRow): Promise<void> {
+	/** The id says what the set is: who asks for one that no segment is on any more finds nothing. */
+	#setIdOf({ k, n, placements }: Segment): string {
+		const good = placements.filter(({ shardId }) => !this.#data.findings.has(shardId));
+		return JSON.stringify([k, n, good.map(({ workerId }) => workerId).sort(compare)]);
+	}
+
+	async redundancyRows(): Promise<RedundancyRows> {
+		const sets = new Map<string, SetCount>();
+		const spreads = new Map<string, SpreadCount>();
+		for (const { row, segments } of this.#open.objects.values()) {
+			for (const segment of segments) {
+				const setId = this.#setIdOf(segment);
+				const [k, n, workers] = JSON.parse(setId) as [number, number, WorkerId[]];
+				const { segments: before, bytes } = sets.get(setId) ?? { segments: 0, bytes: 0 };
+				sets.set(setId, { setId, k, n, workers, segments: before + 1, bytes: bytes + sealedBytes(segment) });
+			}
+			const setIds = [...new Set(segments.map((segment) => this.#setIdOf(segment)))].sort(compare);
+			const key = JSON.stringify(setIds);
+			const { objects, bytes } = spreads.get(key) ?? { objects: 0, bytes: 0 };
+			spreads.set(key, { setIds, objects: objects + 1, bytes: bytes + row.sizeBytes });
+		}
+		return { sets: [...sets.values()], spreads: [...spreads.values()] };
+	}
+
+	#onSet(setId: string): StoredSegment[] {
+		return [...this.#open.objects.values()]
+			.flatMap(({ row, segments }) =>
+				segments.map((segment) => ({ objectId: row.objectId, versionId: row.versionId, segment })),
+			)
+			.filter(({ segment }) => this.#setIdOf(segment) === setId)
+			.sort((a, b) => compare(a.versionId, b.versionId) || a.segment.index - b.segment.index);
+	}
+
+	async segmentsOnSet(
+		setId: string,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }> {
+		const [version, index] = options.after === null ? ['', -1] : (JSON.parse(options.after) as [string, number]);
+		const rest = this.#onSet(setId).filter(
+			({ versionId, segment }) => versionId > version || (versionId === version && segment.index > index),
+		);
+		const segments = rest.slice(0, options.limit);
+		const last = segments.at(-1);
+		const isLast = last === undefined || rest.length <= options.limit;
+		return { segments, next: isLast ? null : JSON.stringify([last.versionId, last.segment.index]) };
+	}
+
+	async sampleSet(setId: string, at: number): Promise<StoredSegment | null> {
+		const segments = this.#onSet(setId);
+		return segments[Math.min(segments.length - 1, Math.floor(at * segments.length))] ?? null;
+	}
+
+	async objectsOnSets(setIds: readonly string[], limit: number): Promise<readonly ObjectId[]> {
+		const objects = [...this.#open.objects.values()].filter(({ segments }) =>
+			segments.some((segment) => setIds.includes(this.#setIdOf(segment))),
+		);
+		return objects.slice(0, limit).map(({ row }) => row.objectId);
+	}
+
+	async saveWorker(worker: WorkerSighting): Promise<void> {
 		const { workers } = this.#open;
 		const known = workers.get(worker.workerId);
 		if (known !== undefined && !known.receiptKey.equals(worker.receiptKey)) throw otherReceiptKey(worker.name);
 		for (const { workerId, name } of workers.values()) {
 			if (name === worker.name && workerId !== worker.workerId) throw nameTaken(name);
 		}
-		const registeredAtMs = known?.registeredAtMs ?? worker.registeredAtMs;
-		workers.set(worker.workerId, { ...worker, registeredAtMs, receiptKey: Buffer.from(worker.receiptKey) });
+		const { registeredAtMs, duty, history } = known ?? { ...worker, duty: 'active', history: '' };
+		const receiptKey = Buffer.from(worker.receiptKey);
+		workers.set(worker.workerId, { ...worker, registeredAtMs, duty, history, receiptKey });
+	}
+
+	async sawWorkers(seen: readonly WorkerFigures[]): Promise<void> {
+		const { workers } = this.#open;
+		for (const { workerId, lastSeenMs, bytesTotal, bytesUsed, shards } of seen) {
+			const known = workers.get(workerId);
+			if (known !== undefined) workers.set(workerId, { ...known, lastSeenMs, bytesTotal, bytesUsed, shards });
+		}
+	}
+
+	async renameWorker(workerId: WorkerId, { name, lastSeenMs }: { name: string; lastSeenMs: number }): Promise<boolean> {
+		const { workers } = this.#open;
+		const known = workers.get(workerId);
+		if (known?.lastSeenMs !== lastSeenMs) return known?.name === name;
+		for (const other of workers.values()) {
+			if (other.name === name && other.workerId !== workerId) throw nameTaken(name);
+		}
+		workers.set(workerId, { ...known, name });
+		return true;
 	}
 
 	async workers(): Promise<readonly WorkerRow[]> {
 		return [...this.#open.workers.values()].sort((a, b) => compare(a.name, b.name));
+	}
+
+	async setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<boolean> {
+		const { workers } = this.#open;
+		const known = workers.get(workerId);
+		if (known !== undefined) workers.set(workerId, { ...known, duty });
+		return known !== undefined;
+	}
+
+	async saveHistory(workerId: WorkerId, history: string, lease?: Lease): Promise<void> {
+		const { workers } = this.#open;
+		this.#check(lease);
+		const known = workers.get(workerId);
+		if (known !== undefined) workers.set(workerId, { ...known, history });
+	}
+
+	async forgetWorker(workerId: WorkerId): Promise<boolean> {
+		const { workers, placed, deletions } = this.#open;
+		const known = workers.get(workerId);
+		if (known === undefined) return false;
+		for (const placement of placed.values()) if (placement.workerId === workerId) throw stillPlaced(known.name);
+		for (const [shardId, holder] of deletions) if (holder === workerId) deletions.delete(shardId);
+		workers.delete(workerId);
+		return true;
+	}
+
+	async jobs(): Promise<readonly JobRow[]> {
+		return [...this.#open.jobs.values()].sort((a, b) => compare(a.name, b.name));
+	}
+
+	#changeJob(name: string, nowMs: number, change: (job: JobRow) => Partial<JobRow>): void {
+		const { jobs } = this.#open;
+		const job = jobs.get(name) ?? { name, paused: false, runs: 0, state: '', updatedAtMs: nowMs };
+		jobs.set(name, { ...job, ...change(job), updatedAtMs: nowMs });
+	}
+
+	async pauseJob(name: string, paused: boolean, nowMs: number): Promise<void> {
+		this.#changeJob(name, nowMs, () => ({ paused }));
+	}
+
+	async requestRun(name: string, nowMs: number): Promise<void> {
+		this.#changeJob(name, nowMs, ({ runs }) => ({ runs: runs + 1 }));
+	}
+
+	async saveJobState(name: string, state: string, nowMs: number, lease?: Lease): Promise<void> {
+		this.#check(lease);
+		this.#changeJob(name, nowMs, () => ({ state }));
 	}
 
 	async acquireLease(name: string, options: { holder: string; ttlMs: number }): Promise<Lease | null> {

@@ -76,6 +76,13 @@ export function segmentGone(): DistroError {
 	);
 }
 
+export function workerTaken(): DistroError {
+	return new DistroError(
+		'conflict',
+		'another shard of the segment is on that worker by now; the new one will be removed',
+	);
+}
+
 export function otherReceiptKey(name: string): DistroError {
 	return new DistroError(
 		'denied',
@@ -85,6 +92,13 @@ export function otherReceiptKey(name: string): DistroError {
 
 export function nameTaken(name: string): DistroError {
 	return new DistroError('exists', `another worker is called ${name}: give this one its own name`);
+}
+
+export function stillPlaced(name: string): DistroError {
+	return new DistroError(
+		'conflict',
+		`${name} still has shards that are not elsewhere: drain it, or let repair end first`,
+	);
 }
 
 export function leaseLost(name: string): DistroError {

@@ -8,9 +8,11 @@
 import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
 import * as leases from './store-sqlite-leases.ts';
 import * as objects from './store-sqlite-objects.ts';
+import * as redundancy from './store-sqlite-redundancy.ts';
 import * as repairs from './store-sqlite-repairs.ts';
 import { type Sql, sqliteError } from './store-sqlite-sql.ts';
 import * as uploads from './store-sqlite-uploads.ts';
+import * as workers from './store-sqlite-workers.ts';
 
 export const READS = {
 	intents: uploads.intents,
@@ -22,7 +24,12 @@ export const READS = {
 	counts: objects.counts,
 	findings: repairs.findings,
 	repairs: repairs.repairs,
-	workers: objects.workers,
+	redundancyRows: redundancy.redundancyRows,
+	segmentsOnSet: redundancy.segmentsOnSet,
+	sampleSet: redundancy.sampleSet,
+	objectsOnSets: redundancy.objectsOnSets,
+	workers: workers.workers,
+	jobs: workers.jobs,
 };
 
 export const WRITES = {
@@ -39,7 +46,15 @@ export const WRITES = {
 	addFindings: repairs.addFindings,
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,
-	saveWorker: objects.saveWorker,
+	saveWorker: workers.saveWorker,
+	sawWorkers: workers.sawWorkers,
+	renameWorker: workers.renameWorker,
+	setDuty: workers.setDuty,
+	saveHistory: workers.saveHistory,
+	forgetWorker: workers.forgetWorker,
+	pauseJob: workers.pauseJob,
+	requestRun: workers.requestRun,
+	saveJobState: workers.saveJobState,
 	acquireLease: leases.acquireLease,
 	releaseLease: leases.releaseLease,
 };

@@ -1,13 +1,14 @@
 /**
- * Objects, segments, the delete queue, workers and the cluster's own row, in SQLite. Columns get the names of the port's
+ * Objects, segments, the delete queue and the cluster's own row, in SQLite. Columns get the names of the port's
  * fields in the query, so that a record needs only its blobs wrapped.
  */
 
 import type { ClusterId, ObjectId, ShardId, VersionId, WorkerId } from '../core/ids.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
-import type { ClusterKeyRow, ClusterRow, Lease, ObjectPage, ObjectRow, WorkerRow } from './store.ts';
-import { cursorOf, nameTaken, otherReceiptKey, parseCursor } from './store-rules.ts';
+import type { ClusterKeyRow, ClusterRow, Lease, ObjectPage, ObjectRow } from './store.ts';
+import { cursorOf, parseCursor } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
+import { leaveSets } from './store-sqlite-sets.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
 
 export function initCluster(sql: Sql, initial: ClusterRow): ClusterRow {
@@ -90,8 +91,8 @@ type SegmentRecord = Omit<Segment, 'endRecord' | 'roots' | 'placements'> & {
 	readonly roots: Uint8Array;
 };
 
-/** Ranges, because SQLite prepares a statement with `LIMIT ?` anew for each value: 13 of 18 µs. */
-function segmentsOf(sql: Sql, objectNo: number, options: { fromSegment: number; limit: number }): Segment[] {
+/** Of one object. Ranges, because SQLite prepares a statement with `LIMIT ?` anew for each value: 13 of 18 µs. */
+export function segmentsOf(sql: Sql, objectNo: number, options: { fromSegment: number; limit: number }): Segment[] {
 	const lastSegment = options.fromSegment + options.limit - 1;
 	const records = sql.all<SegmentRecord>(
 		`SELECT segment AS "index", codec, k, n, cell_bytes AS cellBytes, cells, last_cell_bytes AS lastCellBytes,
@@ -145,6 +146,7 @@ export function list(sql: Sql, options: { limit: number; after: string | null })
 export function deleteObject(sql: Sql, objectId: ObjectId, nowMs: number): boolean {
 	const row = sql.get<{ objectNo: number }>('SELECT object_no AS objectNo FROM objects WHERE object_id = ?', objectId);
 	if (row === undefined) return false;
+	leaveSets(sql, row.objectNo);
 	sql.run(
 		`INSERT INTO deletions (worker_id, shard_id, queued_at_ms)
 			SELECT worker_id, shard_id, ? FROM placements WHERE object_no = ? ORDER BY segment, shard_index`,
@@ -189,40 +191,4 @@ export function counts(sql: Sql): Counts {
 	return sql.get<Counts>(
 		'SELECT objects, intents, deletions, repairs, CAST(bytes AS REAL) AS bytes FROM totals',
 	) as Counts;
-}
-
-export function saveWorker(sql: Sql, worker: WorkerRow): void {
-	const known = sql.get<{ receiptKey: Uint8Array }>(
-		'SELECT receipt_key AS receiptKey FROM workers WHERE worker_id = ?',
-		worker.workerId,
-	);
-	if (known !== undefined && !worker.receiptKey.equals(known.receiptKey)) throw otherReceiptKey(worker.name);
-	const named = sql.get('SELECT 1 FROM workers WHERE name = ? AND worker_id <> ?', worker.name, worker.workerId);
-	if (named !== undefined) throw nameTaken(worker.name);
-	sql.run(
-		`INSERT INTO workers (worker_id, name, address, zone, receipt_key, registered_at_ms, last_seen_ms, bytes_total,
-				bytes_used, shards) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (worker_id) DO UPDATE SET name = excluded.name, address = excluded.address, zone = excluded.zone,
-				last_seen_ms = excluded.last_seen_ms, bytes_total = excluded.bytes_total, bytes_used = excluded.bytes_used,
-				shards = excluded.shards`,
-		worker.workerId,
-		worker.name,
-		worker.address,
-		worker.zone,
-		worker.receiptKey,
-		worker.registeredAtMs,
-		worker.lastSeenMs,
-		worker.bytesTotal,
-		worker.bytesUsed,
-		worker.shards,
-	);
-}
-
-export function workers(sql: Sql): readonly WorkerRow[] {
-	const records = sql.all<Omit<WorkerRow, 'receiptKey'> & { receiptKey: Uint8Array }>(
-		`SELECT worker_id AS workerId, name, address, zone, receipt_key AS receiptKey, registered_at_ms AS registeredAtMs,
-				last_seen_ms AS lastSeenMs, bytes_total AS bytesTotal, bytes_used AS bytesUsed, shards
-			FROM workers ORDER BY name`,
-	);
-	return records.map((record) => ({ ...record, receiptKey: bufferOf(record.receiptKey) }));
 }

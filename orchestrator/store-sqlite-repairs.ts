@@ -6,13 +6,15 @@
 import type { DistroError } from '../core/errors.ts';
 import type { ShardId, UploadId, VersionId } from '../core/ids.ts';
 import type { Finding, IntendedShard, Lease, RepairDone, RepairItem } from './store.ts';
-import { neverNamed, notOpen, segmentGone } from './store-rules.ts';
+import { neverNamed, notOpen, segmentGone, workerTaken } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { objectNoOf } from './store-sqlite-objects.ts';
+import { moveSegments } from './store-sqlite-sets.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 import { closeIntent, queueDeletions } from './store-sqlite-uploads.ts';
 
 export function addFindings(sql: Sql, findings: readonly Finding[]): void {
+	const marked = new Map<number, Set<number>>();
 	for (const { shardId, workerId, kind, detail, foundAtMs } of findings) {
 		const placed = sql.get<{ objectNo: number; segment: number; shardIndex: number }>(
 			`SELECT object_no AS objectNo, segment, shard_index AS shardIndex
@@ -41,7 +43,9 @@ export function addFindings(sql: Sql, findings: readonly Finding[]): void {
 			foundAtMs,
 		);
 		if (changes > 0) countSpares(sql, objectNo, segment);
+		marked.set(objectNo, (marked.get(objectNo) ?? new Set()).add(segment));
 	}
+	for (const [objectNo, segments] of marked) moveSegments(sql, objectNo, segments);
 }
 
 function countSpares(sql: Sql, objectNo: number, segment: number): void {
@@ -120,6 +124,17 @@ export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId, lease
 		queueDeletions(sql, intended, nowMs);
 		return segmentGone();
 	}
+	const taken = sql.get(
+		'SELECT 1 FROM placements WHERE object_no = ? AND segment = ? AND worker_id = ? AND shard_index <> ?',
+		objectNo,
+		segment,
+		placement.workerId,
+		shardIndex,
+	);
+	if (taken !== undefined) {
+		queueDeletions(sql, intended, nowMs);
+		return workerTaken();
+	}
 	const old = sql.get<IntendedShard>(
 		`SELECT shard_id AS shardId, worker_id AS workerId FROM placements
 			WHERE object_no = ? AND segment = ? AND shard_index = ?`,
@@ -143,6 +158,7 @@ export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId, lease
 		shardIndex,
 	);
 	if (changes > 0) countSpares(sql, objectNo, segment);
+	moveSegments(sql, objectNo, [segment]);
 	const others = intended.filter((shard) => !isNew(shard));
 	queueDeletions(sql, old === undefined ? others : [old, ...others], nowMs);
 	return undefined;

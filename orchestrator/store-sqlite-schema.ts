@@ -162,6 +162,63 @@ const MIGRATIONS: readonly string[] = [
 		ends_at_ms INTEGER NOT NULL
 	) STRICT, WITHOUT ROWID;
 	`,
+	`
+	ALTER TABLE workers ADD COLUMN duty TEXT NOT NULL DEFAULT 'active';
+	ALTER TABLE workers ADD COLUMN history TEXT NOT NULL DEFAULT '';
+	CREATE TABLE jobs (
+		name TEXT PRIMARY KEY,
+		paused INTEGER NOT NULL DEFAULT 0,
+		runs INTEGER NOT NULL DEFAULT 0,
+		state TEXT NOT NULL DEFAULT '',
+		updated_at_ms INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+
+	-- Which segments are on which good shards, and how many: store-sqlite-sets.ts. A number is never given out again, so that
+	-- whoever asks for a set that is gone finds nothing.
+	CREATE TABLE worker_sets (
+		set_no INTEGER PRIMARY KEY AUTOINCREMENT,
+		k INTEGER NOT NULL,
+		n INTEGER NOT NULL,
+		workers TEXT NOT NULL,
+		segments INTEGER NOT NULL CHECK (segments >= 0),
+		bytes INTEGER NOT NULL CHECK (bytes >= 0),
+		UNIQUE (workers, k, n)
+	) STRICT;
+	CREATE TABLE spreads (
+		spread_no INTEGER PRIMARY KEY AUTOINCREMENT,
+		sets TEXT NOT NULL UNIQUE,
+		objects INTEGER NOT NULL CHECK (objects >= 0),
+		bytes INTEGER NOT NULL CHECK (bytes >= 0)
+	) STRICT;
+	ALTER TABLE segments ADD COLUMN set_no INTEGER NOT NULL DEFAULT 0;
+	-- Inline objects are on none.
+	ALTER TABLE objects ADD COLUMN spread_no INTEGER;
+
+	CREATE TEMP TABLE good AS
+		SELECT object_no, segment, k, n, (cells - 1) * cell_bytes + last_cell_bytes AS bytes,
+				coalesce((
+					SELECT group_concat(worker_id, ',' ORDER BY worker_id) FROM placements p
+						WHERE p.object_no = s.object_no AND p.segment = s.segment
+							AND NOT EXISTS (SELECT 1 FROM findings f WHERE f.shard_id = p.shard_id)
+				), '') AS workers
+			FROM segments s;
+	INSERT INTO worker_sets (k, n, workers, segments, bytes)
+		SELECT k, n, workers, count(*), sum(bytes) FROM good GROUP BY k, n, workers;
+	UPDATE segments SET set_no = w.set_no FROM good JOIN worker_sets w USING (k, n, workers)
+		WHERE good.object_no = segments.object_no AND good.segment = segments.segment;
+	DROP TABLE good;
+	CREATE INDEX segments_set ON segments (set_no, object_no, segment);
+	CREATE TEMP TABLE spread AS
+		SELECT object_no, size_bytes, (
+				SELECT group_concat(set_no, ',' ORDER BY set_no)
+					FROM (SELECT DISTINCT set_no FROM segments s WHERE s.object_no = o.object_no)
+			) AS sets
+			FROM objects o WHERE segments > 0;
+	INSERT INTO spreads (sets, objects, bytes) SELECT sets, count(*), sum(size_bytes) FROM spread GROUP BY sets;
+	UPDATE objects SET spread_no = s.spread_no FROM spread JOIN spreads s USING (sets)
+		WHERE spread.object_no = objects.object_no;
+	DROP TABLE spread;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */

@@ -16,6 +16,7 @@ import {
 } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { OBJECT_COLUMNS, type ObjectRecord, toObject } from './store-sqlite-objects.ts';
+import { enterSets } from './store-sqlite-sets.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 
 export function begin(
@@ -111,9 +112,11 @@ export function commit(sql: Sql, commit: Commit): ObjectRow | null {
 }
 
 function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
+	const { spreadNo, setNos } = enterSets(sql, object, segments);
 	const inserted = sql.run(
 		`INSERT INTO objects (object_id, version_id, upload_id, size_bytes, segments, created_at_ms, etag, key_generation,
-			wrapped_key, manifest, inline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (object_id) DO NOTHING`,
+			wrapped_key, manifest, inline, spread_no) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (object_id) DO NOTHING`,
 		object.objectId,
 		object.versionId,
 		object.uploadId,
@@ -125,13 +128,14 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 		object.wrappedKey,
 		object.manifest,
 		object.inline,
+		spreadNo,
 	);
 	if (inserted.changes === 0) throw objectTaken(object.objectId);
 	const objectNo = inserted.lastRowId;
 	for (const segment of segments) {
 		sql.run(
 			`INSERT INTO segments (object_no, segment, codec, k, n, cell_bytes, cells, last_cell_bytes, seal_id, encoding_id,
-				end_record, roots, because) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+				end_record, roots, because, set_no) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			objectNo,
 			segment.index,
 			segment.codec,
@@ -145,6 +149,7 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 			segment.endRecord,
 			segment.roots,
 			segment.because,
+			setNos[segment.index] as number,
 		);
 		for (const { shardIndex, shardId, workerId } of segment.placements) {
 			sql.run(

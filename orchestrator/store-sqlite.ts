@@ -10,6 +10,7 @@ import { deserialize, serialize } from 'node:v8';
 import { Worker } from 'node:worker_threads';
 import { DistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -21,7 +22,8 @@ import type {
 	ObjectRow,
 	RepairDone,
 	RepairItem,
-	WorkerRow,
+	WorkerFigures,
+	WorkerSighting,
 } from './store.ts';
 import { storeClosed } from './store-rules.ts';
 import type { Answer, Call, MethodName, Methods, PlainError } from './store-sqlite-batch.ts';
@@ -148,12 +150,64 @@ export class SqliteMetadataStore implements MetadataStore {
 		await this.#call('repairDone', done, uploadId, lease);
 	}
 
-	saveWorker(worker: WorkerRow) {
+	redundancyRows() {
+		return this.#call('redundancyRows');
+	}
+
+	segmentsOnSet(setId: string, options: { after: string | null; limit: number }) {
+		return this.#call('segmentsOnSet', setId, options);
+	}
+
+	sampleSet(setId: string, at: number) {
+		return this.#call('sampleSet', setId, at);
+	}
+
+	objectsOnSets(setIds: readonly string[], limit: number) {
+		return this.#call('objectsOnSets', setIds, limit);
+	}
+
+	saveWorker(worker: WorkerSighting) {
 		return this.#call('saveWorker', worker);
+	}
+
+	sawWorkers(seen: readonly WorkerFigures[]) {
+		return this.#call('sawWorkers', seen);
+	}
+
+	renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }) {
+		return this.#call('renameWorker', workerId, to);
 	}
 
 	workers() {
 		return this.#call('workers');
+	}
+
+	setDuty(workerId: WorkerId, duty: WorkerDuty) {
+		return this.#call('setDuty', workerId, duty);
+	}
+
+	saveHistory(workerId: WorkerId, history: string, lease?: Lease) {
+		return this.#call('saveHistory', workerId, history, lease);
+	}
+
+	forgetWorker(workerId: WorkerId) {
+		return this.#call('forgetWorker', workerId);
+	}
+
+	jobs() {
+		return this.#call('jobs');
+	}
+
+	pauseJob(name: string, paused: boolean, nowMs: number) {
+		return this.#call('pauseJob', name, paused, nowMs);
+	}
+
+	requestRun(name: string, nowMs: number) {
+		return this.#call('requestRun', name, nowMs);
+	}
+
+	saveJobState(name: string, state: string, nowMs: number, lease?: Lease) {
+		return this.#call('saveJobState', name, state, nowMs, lease);
 	}
 
 	acquireLease(name: string, options: { holder: string; ttlMs: number }) {

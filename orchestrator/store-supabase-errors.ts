@@ -12,6 +12,8 @@ import {
 	objectTaken,
 	otherReceiptKey,
 	segmentGone,
+	stillPlaced,
+	workerTaken,
 } from './store-rules.ts';
 
 export interface AnswerError {
@@ -60,12 +62,16 @@ export function refusalError({ word, detail }: { word: string; detail: string },
 			return keyTaken();
 		case 'object_taken':
 			return objectTaken(objectId);
+		case 'worker_taken':
+			return workerTaken();
 		case 'segment_gone':
 			return segmentGone();
 		case 'other_receipt_key':
 			return otherReceiptKey(name);
 		case 'name_taken':
 			return nameTaken(name);
+		case 'still_placed':
+			return stillPlaced(detail);
 		case 'lease_lost':
 			return leaseLost(detail);
 		default:

@@ -172,6 +172,18 @@ const SCENARIOS: Record<string, Prepare> = {
 		const worker = make.worker('worker-1');
 		return { act: () => store.saveWorker(worker) };
 	},
+	sawWorkers: async (make) => {
+		const worker = make.worker('worker-1');
+		await store.saveWorker(worker);
+		const { workerId } = worker;
+		const seen = { workerId, lastSeenMs: NOW_MS + 1, bytesTotal: 7, bytesUsed: 6, shards: 5 };
+		return { act: () => store.sawWorkers([seen]) };
+	},
+	renameWorker: async (make) => {
+		const worker = make.worker('worker-1');
+		await store.saveWorker(worker);
+		return { act: () => store.renameWorker(worker.workerId, { name: 'worker-2', lastSeenMs: NOW_MS }) };
+	},
 	acquireLease: async () => {
 		return { act: () => store.acquireLease('repair', { holder: 'a', ttlMs: 3_600_000 }) };
 	},

@@ -5,6 +5,7 @@
 
 import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import type { CodecId, Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
@@ -13,9 +14,13 @@ import type {
 	FindingKind,
 	IntendedShard,
 	IntentRow,
+	JobRow,
 	ObjectRow,
+	RedundancyRows,
 	RepairItem,
+	StoredSegment,
 	WorkerRow,
+	WorkerSighting,
 } from './store.ts';
 import { missingIndexes } from './store-rules.ts';
 
@@ -231,9 +236,11 @@ export interface WorkerJson {
 	readonly bytesTotal: string;
 	readonly bytesUsed: string;
 	readonly shards: string;
+	readonly duty: WorkerDuty;
+	readonly history: string;
 }
 
-export function workerArgs(worker: WorkerRow): object {
+export function workerArgs(worker: WorkerSighting): object {
 	const { name, address, zone } = worker;
 	return {
 		...worker,
@@ -256,5 +263,66 @@ export function toWorker(row: WorkerJson): WorkerRow {
 		bytesTotal: Number(row.bytesTotal),
 		bytesUsed: Number(row.bytesUsed),
 		shards: Number(row.shards),
+		duty: row.duty,
+		history: row.history,
 	};
+}
+
+export interface RedundancyJson {
+	/** Id, k, n, workers, segments, bytes. */
+	readonly sets: readonly (readonly [string, number, number, readonly string[], string, string])[];
+	/** Set ids, objects, bytes. */
+	readonly spreads: readonly (readonly [readonly string[], string, string])[];
+}
+
+/** Sums may pass 2^53: figures for people, so rounding is fine. */
+export function toRedundancy({ sets, spreads }: RedundancyJson): RedundancyRows {
+	return {
+		sets: sets.map(([setId, k, n, workers, segments, bytes]) => ({
+			setId,
+			k,
+			n,
+			workers: workers as readonly WorkerId[],
+			segments: Number(segments),
+			bytes: Number(bytes),
+		})),
+		spreads: spreads.map(([setIds, objects, bytes]) => ({ setIds, objects: Number(objects), bytes: Number(bytes) })),
+	};
+}
+
+export interface StoredSegmentJson {
+	/** Numbers of object and segment: where the next page goes on. */
+	readonly place: readonly [string, string];
+	readonly objectId: string;
+	readonly versionId: string;
+	readonly segment: SegmentJson;
+}
+
+export function toStoredSegment(row: StoredSegmentJson): StoredSegment {
+	return {
+		objectId: row.objectId as ObjectId,
+		versionId: row.versionId as VersionId,
+		segment: toSegment(row.segment),
+	};
+}
+
+/** Throws `invalid`. */
+export function parsePlace(text: string): [string, string] {
+	const [, objectNo, segment] = /^(\d{1,18})\.(\d{1,18})$/.exec(text) ?? [];
+	if (objectNo === undefined || segment === undefined) {
+		throw new DistroError('invalid', 'the cursor is not one that this set gave out');
+	}
+	return [objectNo, segment];
+}
+
+export interface JobJson {
+	readonly name: string;
+	readonly paused: boolean;
+	readonly runs: string;
+	readonly state: string;
+	readonly updatedAtMs: string;
+}
+
+export function toJob(row: JobJson): JobRow {
+	return { ...row, runs: Number(row.runs), updatedAtMs: Number(row.updatedAtMs) };
 }

@@ -6,10 +6,10 @@
  * orchestrator may change any row at any time.
  */
 
-import { DistroError } from '../core/errors.ts';
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Clock, Random } from '../core/ports.ts';
+import type { Random } from '../core/ports.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -18,26 +18,31 @@ import type {
 	IdempotencyClaim,
 	IntendedShard,
 	IntentRow,
+	JobRow,
 	Lease,
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
+	RedundancyRows,
 	RepairDone,
 	RepairItem,
+	StoredSegment,
+	WorkerFigures,
 	WorkerRow,
+	WorkerSighting,
 } from './store.ts';
 import { checkCommit, cursorOf, parseCursor, segmentGone } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
+import { connectSupabase, type SupabaseOptions } from './store-supabase-connect.ts';
 import { Refusal, refusalError, type Subject } from './store-supabase-errors.ts';
 import * as rows from './store-supabase-rows.ts';
-import { type Fetch, SupabaseRpc } from './store-supabase-rpc.ts';
-import { SCHEMA_VERSION } from './store-supabase-schema.ts';
+import type { SupabaseRpc } from './store-supabase-rpc.ts';
 
-/** Rows of one page. Objects may carry inline bytes, so theirs are shorter. */
+/** Rows of one page. Objects may carry inline bytes and segments all their roots, so theirs are shorter. */
 const PAGE = 1_000;
 const OBJECT_PAGE = 250;
-const OPEN_TIMEOUT_MS = 10_000;
+const SEGMENT_PAGE = 250;
 
 /** Two lanes keep two of the database's cores busy; more make batches smaller. Leases have one of their own. */
 const GROUPED = {
@@ -53,36 +58,13 @@ const SINGLE = {
 	read: { ...GROUPED.read, lanes: 32, maxCalls: 1 },
 };
 
-export interface SupabaseStoreOptions {
-	readonly url: string;
-	/** A service-role (secret) key. Asked for every request. */
-	readonly key: () => string;
-	readonly clock: Clock;
-	readonly random: Random;
-	readonly fetch?: Fetch;
+export interface SupabaseStoreOptions extends SupabaseOptions {
 	readonly groupCommit?: boolean;
 }
 
-/**
- * Checks address, key and schema. Throws `invalid` (no Supabase there), `denied` (wrong key), `unsupported` (not
- * migrated, or by a newer release), `unavailable`: one sentence each, without the key.
- */
+/** Throws as connectSupabase does. */
 export async function openSupabaseStore(options: SupabaseStoreOptions): Promise<MetadataStore> {
-	const rpc = new SupabaseRpc(options, { fetch: options.fetch });
-	const schema = await rpc.schema(OPEN_TIMEOUT_MS);
-	if (schema > SCHEMA_VERSION) {
-		throw new DistroError(
-			'unsupported',
-			`the database was migrated by a newer release (schema ${schema}, this one knows ${SCHEMA_VERSION}): run that release`,
-		);
-	}
-	if (schema < SCHEMA_VERSION) {
-		throw new DistroError(
-			'unsupported',
-			`the database has schema ${schema} and this release needs ${SCHEMA_VERSION}: migrate it (make migrate, or supabase db push)`,
-		);
-	}
-	return new SupabaseMetadataStore(rpc, options);
+	return new SupabaseMetadataStore(await connectSupabase(options), options);
 }
 
 class SupabaseMetadataStore implements MetadataStore {
@@ -302,9 +284,50 @@ class SupabaseMetadataStore implements MetadataStore {
 		if (answer !== null) throw segmentGone();
 	}
 
-	async saveWorker(worker: WorkerRow): Promise<void> {
+	async redundancyRows(): Promise<RedundancyRows> {
+		return rows.toRedundancy((await this.#read('redundancyRows', {})) as rows.RedundancyJson);
+	}
+
+	async segmentsOnSet(
+		setId: string,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }> {
+		const after = options.after === null ? null : rows.parsePlace(options.after);
+		if (!isId(setId)) return { segments: [], next: null };
+		// One more than asked for tells whether there is another page.
+		const found = await this.#pages<rows.StoredSegmentJson>(
+			'segmentsOnSet',
+			{ setId },
+			{ limit: options.limit + 1, page: SEGMENT_PAGE, after, placeOf: ({ place }) => place },
+		);
+		const page = found.slice(0, options.limit);
+		const isLast = page.length === found.length;
+		return { segments: page.map(rows.toStoredSegment), next: isLast ? null : (page.at(-1)?.place.join('.') ?? null) };
+	}
+
+	async sampleSet(setId: string, at: number): Promise<StoredSegment | null> {
+		if (!isId(setId)) return null;
+		const row = await this.#read('sampleSet', { setId, at });
+		return row === null ? null : rows.toStoredSegment(row as rows.StoredSegmentJson);
+	}
+
+	async objectsOnSets(setIds: readonly string[], limit: number): Promise<readonly ObjectId[]> {
+		return (await this.#read('objectsOnSets', { setIds: setIds.filter(isId), limit })) as ObjectId[];
+	}
+
+	async saveWorker(worker: WorkerSighting): Promise<void> {
 		const { workerId, name } = worker;
 		await this.#write({ method: 'saveWorker', args: rows.workerArgs(worker), key: workerId }, { name });
+	}
+
+	async sawWorkers(seen: readonly WorkerFigures[]): Promise<void> {
+		if (seen.length > 0) await this.#write({ method: 'sawWorkers', args: { seen }, key: '' });
+	}
+
+	async renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }): Promise<boolean> {
+		const name = rows.storable(to.name);
+		const args = { workerId, name, lastSeenMs: to.lastSeenMs };
+		return (await this.#write({ method: 'renameWorker', args, key: workerId }, { name })) as boolean;
 	}
 
 	async workers(): Promise<readonly WorkerRow[]> {
@@ -314,6 +337,45 @@ class SupabaseMetadataStore implements MetadataStore {
 			{ limit: Number.POSITIVE_INFINITY, page: PAGE, after: null, placeOf: ({ name }) => name },
 		);
 		return found.map(rows.toWorker);
+	}
+
+	async setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<boolean> {
+		return (await this.#write({ method: 'setDuty', args: { workerId, duty }, key: workerId })) as boolean;
+	}
+
+	async saveHistory(workerId: WorkerId, history: string, lease?: Lease): Promise<void> {
+		const args = { workerId, history: rows.storable(history) };
+		await this.#write({ method: 'saveHistory', args, key: workerId, lease });
+	}
+
+	async forgetWorker(workerId: WorkerId): Promise<boolean> {
+		const args = { workerId, callId: newId(this.#random) };
+		// Its delete queue may be long.
+		const call = { method: 'forgetWorker', args, key: workerId, chars: SLOW_CHARS + 1 };
+		return (await this.#write(call)) as boolean;
+	}
+
+	async jobs(): Promise<readonly JobRow[]> {
+		const found = await this.#pages<rows.JobJson>(
+			'jobs',
+			{},
+			{ limit: Number.POSITIVE_INFINITY, page: PAGE, after: null, placeOf: ({ name }) => name },
+		);
+		return found.map(rows.toJob);
+	}
+
+	async pauseJob(name: string, paused: boolean, nowMs: number): Promise<void> {
+		await this.#write({ method: 'pauseJob', args: { name: rows.storable(name), paused, nowMs }, key: name });
+	}
+
+	async requestRun(name: string, nowMs: number): Promise<void> {
+		const args = { name: rows.storable(name), nowMs, callId: newId(this.#random) };
+		await this.#write({ method: 'requestRun', args, key: name });
+	}
+
+	async saveJobState(name: string, state: string, nowMs: number, lease?: Lease): Promise<void> {
+		const args = { name: rows.storable(name), state: rows.storable(state), nowMs };
+		await this.#write({ method: 'saveJobState', args, key: name, lease });
 	}
 
 	async acquireLease(name: string, options: { holder: string; ttlMs: number }): Promise<Lease | null> {

@@ -526,7 +526,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const upload = await make.store(store, workers, { segments: 2 });
 				await store.addFindings([finding(upload, 1, 2), finding(upload, 1, 4)]);
 				const item = (await dueItems()).find(({ shardIndex }) => shardIndex === 2) as RepairItem;
-				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				const { uploadId, shard, done } = await rebuilt(item, make.id<WorkerId>());
 				await store.repairDone(done, uploadId);
 				await store.repairDone(done, uploadId);
 				const segments = (await stored(upload))?.segments as Segment[];
@@ -558,6 +558,21 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await refused('conflict', store.repairDone(done, uploadId));
 				expect(await deletions()).toEqual(idsOf([...upload.shards, shard]));
 				expect((await store.counts()).intents).toBe(0);
+			});
+
+			test('done on a worker that has another shard of the segment by now: the new shard is deleted', async () => {
+				const upload = await make.store(store, workers);
+				await store.addFindings([finding(upload, 0, 1)]);
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
+				await refused('conflict', store.repairDone(done, uploadId));
+				expect(await deletions()).toEqual([shard.shardId]);
+				expect((await stored(upload))?.segments).toEqual(upload.commit.segments);
+				expect(await store.counts()).toMatchObject({ intents: 0, repairs: 1 });
+				// Its own worker may take it again.
+				const again = await rebuilt(item, workers[1] as WorkerId);
+				await store.repairDone(again.done, again.uploadId);
+				expect((await store.counts()).repairs).toBe(0);
 			});
 
 			test('done for another encoding: the new shard is deleted, the segment stays', async () => {
@@ -601,6 +616,38 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.saveWorker({ ...worker, name: 'worker-2' });
 				await store.saveWorker(make.worker('worker-1'));
 				expect((await store.workers()).map(({ name: called }) => called)).toEqual(['worker-1', 'worker-2']);
+			});
+
+			test('figures of those that were seen, and of nobody else', async () => {
+				const [a, b, stranger] = ['worker-a', 'worker-b', 'worker-c'].map((name) => make.worker(name));
+				if (a === undefined || b === undefined || stranger === undefined) throw new Error('three workers');
+				await store.saveWorker(a);
+				await store.saveWorker(b);
+				const seen = { lastSeenMs: NOW_MS + 9, bytesTotal: 2 ** 53 - 1, bytesUsed: 2 ** 53 - 2, shards: 2 ** 33 };
+				await store.sawWorkers([
+					{ workerId: stranger.workerId, ...seen },
+					{ workerId: b.workerId, ...seen },
+				]);
+				await store.sawWorkers([]);
+				store = await opened.reopen();
+				expect(await store.workers()).toEqual([a, { ...b, ...seen }]);
+			});
+
+			test('a name is taken from whom nobody has seen since, and that only', async () => {
+				const [before, other] = [make.worker('worker-1'), make.worker('worker-2')];
+				await store.saveWorker(before);
+				await store.saveWorker(other);
+				const rename = (name: string, lastSeenMs: number) => store.renameWorker(before.workerId, { name, lastSeenMs });
+				expect(await rename('worker-1~0', NOW_MS - 1)).toBe(false);
+				await refused('exists', rename('worker-2', NOW_MS));
+				expect(await rename('worker-1~0', NOW_MS)).toBe(true);
+				// Its answer may have been lost.
+				expect(await rename('worker-1~0', NOW_MS)).toBe(true);
+				expect(await store.renameWorker(make.id(), { name: 'worker-3', lastSeenMs: NOW_MS })).toBe(false);
+				const after = make.worker('worker-1');
+				await store.saveWorker(after);
+				store = await opened.reopen();
+				expect(await store.workers()).toEqual([after, { ...before, name: 'worker-1~0' }, other]);
 			});
 		});
 

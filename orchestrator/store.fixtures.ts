@@ -66,6 +66,8 @@ export class Fixtures {
 			bytesTotal: 2 ** 41 + 1,
 			bytesUsed: 2 ** 33 + 1,
 			shards: 12,
+			duty: 'active',
+			history: '',
 		};
 	}
 

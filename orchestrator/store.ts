@@ -11,6 +11,8 @@
  */
 
 import type { ClusterId, EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
+import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
 
 export interface ObjectRow {
@@ -85,6 +87,39 @@ export interface WorkerRow {
 	readonly bytesTotal: number;
 	readonly bytesUsed: number;
 	readonly shards: number;
+	/** What an operator asked of it. Kept by `saveWorker`, changed by `setDuty`. */
+	readonly duty: WorkerDuty;
+	/** How it behaved so far, as core/model/history.ts writes it; '' when nothing is known. Changed by `saveHistory`. */
+	readonly history: string;
+}
+
+/** What is known of a worker when it registers or beats. */
+export type WorkerSighting = Omit<WorkerRow, 'duty' | 'history'>;
+
+/** What a heartbeat says of a worker that registered before. */
+export type WorkerFigures = Pick<WorkerRow, 'workerId' | 'lastSeenMs' | 'bytesTotal' | 'bytesUsed' | 'shards'>;
+
+/** All worker sets with segments and all spreads with objects, from one moment. A set's id is never used for another. */
+export interface RedundancyRows {
+	readonly sets: readonly SetCount[];
+	readonly spreads: readonly SpreadCount[];
+}
+
+export interface StoredSegment {
+	readonly objectId: ObjectId;
+	readonly versionId: VersionId;
+	readonly segment: Segment;
+}
+
+/** A background job as people steer it and see it: one row for the whole cluster. */
+export interface JobRow {
+	readonly name: string;
+	readonly paused: boolean;
+	/** Grows with every request to run now. */
+	readonly runs: number;
+	/** What its last step told of itself, JSON. */
+	readonly state: string;
+	readonly updatedAtMs: number;
 }
 
 /** What `addFindings` and repair know of a shard. */
@@ -212,14 +247,55 @@ export interface MetadataStore {
 	deferRepair(item: RepairItem, dueAtMs: number, lease?: Lease): Promise<void>;
 	/**
 	 * The rebuilt shard is placed: replaces the old placement of that index (which goes to the delete queue), removes
-	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile (the new shard goes to the delete queue then).
+	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile, or another shard of the segment is
+	 * on that worker by now (the new shard goes to the delete queue then).
 	 * The new shard must have been named by `begin` under its own upload id, which this closes.
 	 */
 	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;
 
-	/** Inserts or updates all but the first registration's time. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
-	saveWorker(worker: WorkerRow): Promise<void>;
+	/**
+	 * All worker sets that have segments, and all spreads that have objects, from one moment. Kept by the transactions
+	 * that change placements and findings: it costs the same for any number of objects.
+	 */
+	redundancyRows(): Promise<RedundancyRows>;
+	/**
+	 * Segments of one set, each once, in an order of the store's own that stays while pages are read. `after` is `next` of the
+	 * page before, or null. Segments that leave the set meanwhile are left out.
+	 */
+	segmentsOnSet(
+		setId: string,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }>;
+	/** One segment of the set, near the place that `at` (0 to 1) says: what random samples are drawn from. null when it has none. */
+	sampleSet(setId: string, at: number): Promise<StoredSegment | null>;
+	/** Objects that have a segment on one of these sets, at most `limit`, in no order. */
+	objectsOnSets(setIds: readonly string[], limit: number): Promise<readonly ObjectId[]>;
+
+	/** Inserts or updates all but the first registration's time, duty and history. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */
+	saveWorker(worker: WorkerSighting): Promise<void>;
+	/** Writes the figures of those that are there; the others are ignored. */
+	sawWorkers(seen: readonly WorkerFigures[]): Promise<void>;
+	/**
+	 * Gives a worker another name while its `lastSeenMs` is still this one: nobody has heard it meanwhile. Answers whether it
+	 * has that name now. `exists` when another worker holds it.
+	 */
+	renameWorker(workerId: WorkerId, to: { name: string; lastSeenMs: number }): Promise<boolean>;
 	workers(): Promise<readonly WorkerRow[]>;
+	/** False when there is no such worker. */
+	setDuty(workerId: WorkerId, duty: WorkerDuty): Promise<boolean>;
+	/** No effect on a worker that is not there. */
+	saveHistory(workerId: WorkerId, history: string, lease?: Lease): Promise<void>;
+	/**
+	 * Removes a worker and its delete queue. `conflict` while a placement names it, good or marked. False when there was none.
+	 */
+	forgetWorker(workerId: WorkerId): Promise<boolean>;
+
+	/** Those that were ever paused, asked to run, or told their state, by name. */
+	jobs(): Promise<readonly JobRow[]>;
+	pauseJob(name: string, paused: boolean, nowMs: number): Promise<void>;
+	/** Asks for a run now, paused or not. */
+	requestRun(name: string, nowMs: number): Promise<void>;
+	saveJobState(name: string, state: string, nowMs: number, lease?: Lease): Promise<void>;
 
 	/**
 	 * Takes a lease, or keeps it: its holder gets the same number again while it lasts, and `ttlMs` more. Null while

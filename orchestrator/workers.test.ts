@@ -5,10 +5,11 @@ import { newSigningKey, rawPublicKey, signReceipt } from '../core/crypto/sign.ts
 import { DistroError, type ErrorKind } from '../core/errors.ts';
 import type { ShardId, WorkerId } from '../core/ids.ts';
 import { HEDGE_MAX_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import type { Clock } from '../core/ports.ts';
 import { systemClock } from '../platform/clock.ts';
 import { ManualClock } from '../test/support/clock.ts';
 import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
-import { type Heartbeat, type NameTaken, WorkerRegistry, type WorkerStats } from './workers.ts';
+import { EXCHANGE_MS, type Heartbeat, type NameTaken, WorkerRegistry, type WorkerStats } from './workers.ts';
 
 const worker = (digit: string, name: string) => ({
 	workerId: digit.repeat(32) as WorkerId,
@@ -38,7 +39,7 @@ test('a name goes to the worker with a new volume, once the one that had it is g
 	]);
 
 	const restarted = open();
-	await restarted.load();
+	await restarted.read();
 	expect(restarted.name(before.workerId)).toBe('worker-3~11111111');
 	expect(restarted.ref(before.workerId)).toEqual({ workerId: before.workerId, address: before.address });
 	await restarted.register(after);
@@ -147,7 +148,7 @@ describe('on a clock that is moved by hand', () => {
 		// A night without the cluster, or a jump of the wall clock: neither says that the worker was away.
 		clock.advance(100 * LOST_AFTER_MS);
 		const restarted = new WorkerRegistry({ store, clock });
-		await restarted.load();
+		await restarted.read();
 		expect(restarted.state(workerId)).toBe('suspect');
 		clock.advance(LOST_AFTER_MS);
 		expect(restarted.state(workerId)).toBe('suspect');
@@ -159,20 +160,208 @@ describe('on a clock that is moved by hand', () => {
 
 	test('its figures are kept, though not with every beat', async () => {
 		const { heartbeat } = await join('1');
-		let saved = 0;
-		const save = store.saveWorker.bind(store);
-		store.saveWorker = (row) => {
-			saved++;
-			return save(row);
-		};
-		for (let second = 0; second < 120; second++) {
+		const save = vi.spyOn(store, 'sawWorkers');
+		for (let second = 0; second < 60; second++) {
 			clock.advance(1_000);
 			heartbeat.beat({ ...stats, shards: second });
+			if (second % 30 === 29) await registry.exchange();
 		}
-		expect(saved).toBeGreaterThanOrEqual(3);
-		expect(saved).toBeLessThanOrEqual(5);
-		const [row] = await store.workers();
-		expect(row?.shards).toBeGreaterThan(80);
+		expect(save).toHaveBeenCalledTimes(2);
+		expect(await store.workers()).toMatchObject([{ shards: 59, lastSeenMs: clock.nowMs() }]);
+		// A silent worker is not told of.
+		clock.advance(SUSPECT_AFTER_MS + 1);
+		await registry.exchange();
+		expect(save).toHaveBeenCalledTimes(2);
+	});
+
+	describe('several orchestrators', () => {
+		let here: WorkerRegistry;
+		let there: WorkerRegistry;
+		let taken: NameTaken[];
+		const joining = worker('1', 'worker-1');
+		const successor = worker('2', 'worker-1');
+		const ids = ({ workerId }: { workerId: WorkerId }) => workerId;
+
+		beforeEach(() => {
+			taken = [];
+			const onNameTaken = (change: NameTaken) => taken.push(change);
+			// Their wall clocks are hours apart.
+			const early: Clock = {
+				nowMs: () => clock.nowMs() - 5 * 3_600_000,
+				monotonicMs: () => clock.monotonicMs(),
+				schedule: (ms, callback) => clock.schedule(ms, callback),
+			};
+			here = new WorkerRegistry({ store, clock, shared: true, onNameTaken });
+			there = new WorkerRegistry({ store, clock: early, shared: true, onNameTaken });
+		});
+
+		/** The time of some exchanges, with a beat a second on those streams. */
+		const pass = async (ms: number, streams: readonly Heartbeat[] = []) => {
+			for (let left = ms; left > 0; left -= EXCHANGE_MS) {
+				for (let second = 0; second < EXCHANGE_MS; second += 1_000) {
+					clock.advance(1_000);
+					for (const stream of streams) stream.beat(stats);
+				}
+				await there.exchange();
+				await here.exchange();
+			}
+		};
+		const joinThere = async (joins = joining) => {
+			await there.register(joins);
+			const stream = there.heartbeat(joins.workerId);
+			stream.beat(stats);
+			return stream;
+		};
+
+		test('a worker that has its stream with another one is ready here, as long as it is heard there', async () => {
+			await here.read();
+			const stream = await joinThere();
+			await here.exchange();
+			expect(here.state(joining.workerId)).toBe('suspect');
+			await pass(3 * EXCHANGE_MS, [stream]);
+			expect(here.state(joining.workerId)).toBe('ready');
+			expect(here.isGood(joining.workerId)).toBe(true);
+			expect(here.policyWorkers()).toMatchObject([{ name: 'worker-1', state: 'ready', bytesFree: 700 }]);
+			expect(here.ref(joining.workerId)).toEqual({ workerId: joining.workerId, address: joining.address });
+			await pass(20 * EXCHANGE_MS, [stream]);
+			expect(here.state(joining.workerId)).toBe('ready');
+			stream.closed();
+			await pass(4 * EXCHANGE_MS);
+			expect(here.state(joining.workerId)).toBe('suspect');
+			await pass(LOST_AFTER_MS);
+			expect(here.state(joining.workerId)).toBe('lost');
+		});
+
+		test('one with its volume offline is heard, and not ready', async () => {
+			await here.read();
+			const stream = await joinThere();
+			await pass(3 * EXCHANGE_MS, [stream]);
+			for (let at = 0; at < 4; at++) {
+				clock.advance(EXCHANGE_MS);
+				stream.beat({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false });
+				await there.exchange();
+				await here.exchange();
+			}
+			expect(here.state(joining.workerId)).toBe('suspect');
+		});
+
+		test('the own stream decides: its end counts at once, though others still hear of it', async () => {
+			const stream = await joinThere();
+			await here.register(joining);
+			const own = here.heartbeat(joining.workerId);
+			await pass(3 * EXCHANGE_MS, [stream, own]);
+			expect(here.state(joining.workerId)).toBe('ready');
+			own.closed();
+			expect(here.state(joining.workerId)).toBe('suspect');
+			await pass(EXCHANGE_MS, [stream]);
+			expect(here.state(joining.workerId)).toBe('suspect');
+			// It goes on there: only the way to here is broken.
+			await pass(4 * EXCHANGE_MS, [stream]);
+			expect(here.state(joining.workerId)).toBe('ready');
+			const again = here.heartbeat(joining.workerId);
+			again.beat(stats);
+			clock.advance(SUSPECT_AFTER_MS + 1);
+			stream.beat(stats);
+			await there.exchange();
+			await here.exchange();
+			expect(here.state(joining.workerId)).toBe('suspect');
+		});
+
+		test('one tells for all: each worker is written about once an exchange', async () => {
+			const streams = [await joinThere()];
+			await here.register(joining);
+			streams.push(here.heartbeat(joining.workerId));
+			const told = vi.spyOn(store, 'sawWorkers');
+			await pass(30 * EXCHANGE_MS, streams);
+			expect(told.mock.calls.length).toBeGreaterThanOrEqual(15);
+			expect(told.mock.calls.length).toBeLessThanOrEqual(33);
+		});
+
+		test('an unknown holder of a shard is looked up, soon again but not every time', async () => {
+			await here.read();
+			await joinThere();
+			clock.advance(1_000);
+			const look = vi.spyOn(store, 'workers');
+			await here.find([joining]);
+			expect(here.ref(joining.workerId)).toMatchObject({ address: joining.address });
+			await here.find([joining]);
+			expect(look).toHaveBeenCalledTimes(1);
+			const stranger = worker('9', 'worker-9');
+			for (let at = 0; at < 10; at++) await here.find([stranger]);
+			expect(look).toHaveBeenCalledTimes(1);
+			clock.advance(1_000);
+			look.mockRejectedValueOnce(new DistroError('unavailable', 'away'));
+			await here.find([stranger]);
+			expect(look).toHaveBeenCalledTimes(2);
+			expect(here.state(stranger.workerId)).toBe('unknown');
+		});
+
+		test('who registers here after another one keeps the figures that are known there', async () => {
+			const stream = await joinThere();
+			await pass(EXCHANGE_MS, [stream]);
+			await here.register({ ...joining, address: '127.0.0.1:77' });
+			expect(await store.workers()).toMatchObject([{ bytesTotal: 1_000, shards: 3, address: '127.0.0.1:77' }]);
+			await there.exchange();
+			expect(there.ref(joining.workerId)?.address).toBe('127.0.0.1:77');
+			expect(there.state(joining.workerId)).toBe('ready');
+		});
+
+		test('a name goes over to a new worker once nobody hears the one that had it, and all see it', async () => {
+			const stream = await joinThere();
+			await pass(4 * EXCHANGE_MS, [stream]);
+			// It never had a stream here, and is heard there.
+			await expect(here.register(successor)).rejects.toMatchObject({ kind: 'exists' });
+			stream.closed();
+			await expect(here.register(successor)).rejects.toMatchObject({ kind: 'exists' });
+			await pass(5 * EXCHANGE_MS);
+			await here.register(successor);
+			expect(taken.map(({ name, formerly }) => [name, ids(formerly), formerly.name])).toEqual([
+				['worker-1', joining.workerId, 'worker-1~11111111'],
+			]);
+			expect(there.name(joining.workerId)).toBe('worker-1');
+			await there.exchange();
+			expect(there.name(joining.workerId)).toBe('worker-1~11111111');
+			expect(there.name(successor.workerId)).toBe('worker-1');
+			await there.register(successor);
+			expect(taken).toHaveLength(1);
+		});
+
+		test('a name that both give away at once goes over once', async () => {
+			const stream = await joinThere();
+			await pass(EXCHANGE_MS, [stream]);
+			stream.closed();
+			await pass(6 * EXCHANGE_MS);
+			await Promise.all([here.register(successor), there.register(successor)]);
+			expect((await store.workers()).map(({ name }) => name)).toEqual(['worker-1', 'worker-1~11111111']);
+			const third = worker('3', 'worker-1');
+			await expect(here.register(third)).rejects.toMatchObject({ kind: 'exists' });
+		});
+
+		test('who is heard again between the look and the taking keeps its name', async () => {
+			const stream = await joinThere();
+			await pass(EXCHANGE_MS, [stream]);
+			stream.closed();
+			await pass(6 * EXCHANGE_MS);
+			const rename = store.renameWorker.bind(store);
+			vi.spyOn(store, 'renameWorker').mockImplementationOnce(async (...args) => {
+				await there.register(joining);
+				return rename(...args);
+			});
+			await expect(here.register(successor)).rejects.toMatchObject({ kind: 'exists' });
+			expect((await store.workers()).map(ids)).toEqual([joining.workerId]);
+			expect(taken).toEqual([]);
+		});
+
+		test('one that was forgotten there is forgotten here, unless it is here', async () => {
+			const stream = await joinThere();
+			await pass(EXCHANGE_MS, [stream]);
+			stream.closed();
+			await store.forgetWorker(joining.workerId);
+			clock.advance(EXCHANGE_MS);
+			await here.exchange();
+			await there.exchange();
+			expect([here.state(joining.workerId), there.state(joining.workerId)]).toEqual(['unknown', 'unknown']);
+		});
 	});
 
 	describe('penalty', () => {
@@ -194,6 +383,24 @@ describe('on a clock that is moved by hand', () => {
 			const { workerId } = await join('1');
 			failed(workerId, kind);
 			expect(registry.isGood(workerId)).toBe(true);
+		});
+
+		test('grows while it never answers in time, and starts anew when it does', async () => {
+			const { workerId, heartbeat } = await join('1');
+			await join('2');
+			const passedOverS = () => {
+				failed(workerId, 'timeout');
+				failed(workerId, 'timeout');
+				let seconds = 0;
+				for (; !registry.isGood(workerId); seconds++) {
+					clock.advance(1_000);
+					heartbeat.beat(stats);
+				}
+				return seconds;
+			};
+			expect([passedOverS(), passedOverS(), passedOverS()]).toEqual([10, 20, 40]);
+			registry.observe(workerId, { ms: 4 });
+			expect(passedOverS()).toBe(10);
 		});
 
 		test('ends when it comes back with a new stream', async () => {

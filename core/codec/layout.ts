@@ -82,6 +82,11 @@ export function trailerOffset(cellsBytes: number): number {
 	return alignUp(cellsBytes, TRAILER_ALIGN_BYTES);
 }
 
+/** All data cells of a segment, tags included. */
+export function sealedBytes({ cells, cellBytes, lastCellBytes }: SegmentShape): number {
+	return (cells - 1) * cellBytes + lastCellBytes;
+}
+
 /** Plaintext bytes of a segment. */
 export function plainBytes(shape: SegmentShape): number {
 	return (shape.cells - 1) * (shape.cellBytes - TAG_BYTES) + shape.lastCellBytes - TAG_BYTES;

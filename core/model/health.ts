@@ -1,8 +1,10 @@
 /** Health of workers and segments, as pure functions (design words: ready, suspect, lost, cordoned, draining). */
 
-import { LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../limits.ts';
+import { SUSPECT_AFTER_MS } from '../limits.ts';
 
 export type WorkerState = 'ready' | 'suspect' | 'lost' | 'cordoned' | 'draining';
+/** What an operator asked of a worker. `cordoned`: no new shards; `draining`: and what it has moves elsewhere. */
+export type WorkerDuty = 'active' | 'cordoned' | 'draining';
 export type SegmentHealth = 'healthy' | 'degraded' | 'at_risk' | 'unrecoverable';
 
 const WORST_LAST = ['healthy', 'degraded', 'at_risk', 'unrecoverable'] as const;
@@ -11,14 +13,18 @@ const WORST_LAST = ['healthy', 'degraded', 'at_risk', 'unrecoverable'] as const;
 export function workerState(worker: {
 	streamOpen: boolean;
 	sinceHeartbeatMs: number;
-	cordoned: boolean;
-	draining: boolean;
+	duty: WorkerDuty;
+	lostAfterMs: number;
 }): WorkerState {
 	if (!worker.streamOpen || worker.sinceHeartbeatMs > SUSPECT_AFTER_MS) {
-		return worker.sinceHeartbeatMs > LOST_AFTER_MS ? 'lost' : 'suspect';
+		return worker.sinceHeartbeatMs > worker.lostAfterMs ? 'lost' : 'suspect';
 	}
-	if (worker.draining) return 'draining';
-	return worker.cordoned ? 'cordoned' : 'ready';
+	return worker.duty === 'active' ? 'ready' : worker.duty;
+}
+
+/** Its shards can be read. */
+export function isReachable(state: WorkerState): boolean {
+	return state === 'ready' || state === 'cordoned' || state === 'draining';
 }
 
 /** `placed`: shards that are there and good. */

@@ -38,14 +38,14 @@ function drawSet(request: PlacementRequest, pick: (count: number) => number): Po
 	if (sorted.length === n) return sorted;
 	const perPermutation = Math.floor(sorted.length / n) || 1;
 	const permutations = Math.max(1, Math.floor(MAX_SETS / perPermutation));
-	// Two draws, and the one with more room: keeps workers evenly full (the power of two choices).
+	// Two draws, and the one with more room and steadier workers: keeps workers evenly full (the power of two choices).
 	const first = cutSet(request, sorted, pick(permutations), pick(perPermutation));
 	const second = cutSet(request, sorted, pick(permutations), pick(perPermutation));
-	return leastFree(first) >= leastFree(second) ? first : second;
+	return worth(first) >= worth(second) ? first : second;
 }
 
-function leastFree(set: readonly PolicyWorker[]): number {
-	return Math.min(...set.map(({ bytesFree }) => bytesFree));
+function worth(set: readonly PolicyWorker[]): number {
+	return Math.min(...set.map(({ bytesFree, availability = 1 }) => bytesFree * availability));
 }
 
 /** The `index`-th run of n workers in a permutation that spreads zones. */

@@ -11,6 +11,7 @@ import { DistroError } from '../errors.ts';
 import type { WorkerId } from '../ids.ts';
 import { CODEC_MAX_K, CODEC_MAX_M, POLICY_MAX_K } from '../limits.ts';
 import type { WorkerState } from './health.ts';
+import { DEFAULT_AFR } from './history.ts';
 
 export interface PolicyWorker {
 	readonly workerId: WorkerId;
@@ -20,6 +21,8 @@ export interface PolicyWorker {
 	readonly bytesFree: number;
 	/** Share of a year's failures, such as 0.02. */
 	readonly annualFailureRate?: number | undefined;
+	/** Share of the time that it can be reached. */
+	readonly availability?: number | undefined;
 	/** Unknown is fine. */
 	readonly latencyMs?: number | undefined;
 }
@@ -65,14 +68,13 @@ const K_STEPS = [8, 4, 3, 2, 1] as const;
 const MiB = 1024 * 1024;
 const YEAR_HOURS = 8766;
 const REPAIR_WINDOW_HOURS = 1;
-const DEFAULT_AFR = 0.02;
 /** A worker this many times slower than the median is passed over while others will do; below the floor nobody is slow. */
 const SLOW_FACTOR = 5;
 const SLOW_FLOOR_MS = 200;
 /** Where the median worker needs this long for its first byte, fewer of them are asked at once. */
 const SLOW_CLUSTER_MS = 500;
 /** Enough room for one shard of a full segment and a trailer. */
-const MIN_FREE_BYTES = 32 * MiB;
+export const MIN_FREE_BYTES = 32 * MiB;
 /** From this many workers on k may be 8. */
 const WIDE_WORKERS = 12;
 

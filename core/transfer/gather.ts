@@ -48,7 +48,7 @@ export interface GatherOptions {
 	readonly lastRow: number;
 	/** Shard indexes wanted of a row; those without a cell in the row are ignored. */
 	readonly wanted: (row: number) => readonly number[];
-	/** Never direct: what is delivered must be proved (repair). */
+	/** Never unproved: each delivered cell was checked against its leaf, or decoded from such (repair, moves). */
 	readonly proved: boolean;
 	/** Row slots, each with room for n cells. */
 	readonly slots: readonly Buffer[];
@@ -199,10 +199,11 @@ export class Gather {
 		const good = ranked.filter((source) => demerits(source) === 0);
 		this.#hasSpare = ranked.length > needed;
 		if (good.length <= needed) this.#patience *= 2;
-		if (shape.k > 1 && !proved) {
+		if (shape.k > 1) {
 			const direct = this.#neededShards().map((index) => good.find((source) => source.shardIndex === index));
 			if (direct.every((source) => source !== undefined)) {
-				this.#mode = 'direct';
+				// Proved, they come with their leaves, which only decoding mode checks; there is nothing to decode then.
+				this.#mode = proved ? 'decoding' : 'direct';
 				return direct;
 			}
 		}

@@ -21,6 +21,14 @@ const read = (summary: string) => ({
 	responses: { '200': bytes, '206': bytes, '304': { description: 'Not modified' }, default: problem },
 });
 
+const named = { name: 'name', in: 'path', required: true, schema: { type: 'string' } };
+const worker = (summary: string) => ({
+	post: { summary, parameters: [named], responses: { '200': json('Worker', 'As it is now'), default: problem } },
+});
+const job = (summary: string) => ({
+	post: { summary, parameters: [named], responses: { '200': json('Job', 'As it is now'), default: problem } },
+});
+
 export const openApi = {
 	openapi: '3.1.0',
 	info: { title: 'Distro', version: '0.1.0' },
@@ -85,6 +93,33 @@ export const openApi = {
 		'/cluster': {
 			get: { summary: 'Workers, queues, redundancy', responses: { '200': json('Cluster', 'Now'), default: problem } },
 		},
+		'/cluster/redundancy': {
+			get: {
+				summary: 'How whole the data is at this moment: objects by health and by spare shards',
+				responses: { '200': json('Redundancy', 'Now'), default: problem },
+			},
+		},
+		'/cluster/can-stop': {
+			get: {
+				summary: 'Whether these workers may all be stopped now, and what stands in the way',
+				parameters: [
+					query('workers', { type: 'string', description: 'Names, separated by commas' }),
+					query('reserve', { type: 'integer', minimum: 0, maximum: 24, default: 1 }),
+				],
+				responses: { '200': json('StopAnswer', 'The answer'), default: problem },
+			},
+		},
+		'/cluster/workers/{name}/cordon': worker('No new shards on it'),
+		'/cluster/workers/{name}/uncordon': worker('New shards on it again'),
+		'/cluster/workers/{name}/drain': worker('Move everything off it, copied before it is let go'),
+		'/cluster/workers/{name}/cancel-drain': worker('Stop that, and use it again'),
+		'/cluster/workers/{name}/forget': worker('Remove one that is gone for good and has no shards any more'),
+		'/cluster/jobs': {
+			get: { summary: 'Background jobs', responses: { '200': json('Jobs', 'All of them'), default: problem } },
+		},
+		'/cluster/jobs/{name}/pause': job('Begin no new step'),
+		'/cluster/jobs/{name}/resume': job('Go on'),
+		'/cluster/jobs/{name}/run': job('Look for work now, paused or not'),
 		'/healthz': {
 			get: { summary: 'The process lives', security: [], responses: { '200': json('Status', 'It does') } },
 		},
@@ -134,6 +169,60 @@ export const openApi = {
 			},
 			Explanation: { type: 'object' },
 			Cluster: { type: 'object' },
+			Worker: {
+				type: 'object',
+				required: ['name', 'state'],
+				properties: {
+					name: { type: 'string' },
+					state: {
+						type: 'string',
+						enum: ['ready', 'suspect', 'lost', 'cordoned', 'draining', 'forgotten'],
+					},
+					duty: { type: 'string', enum: ['active', 'cordoned', 'draining'] },
+					shards_placed: { type: 'integer' },
+				},
+			},
+			Redundancy: {
+				type: 'object',
+				properties: {
+					objects: { type: 'integer' },
+					healthy: { type: 'integer' },
+					degraded: { type: 'integer' },
+					at_risk: { type: 'integer' },
+					unrecoverable: { type: 'integer' },
+					inline: { type: 'integer' },
+					by_spare: { type: 'object', additionalProperties: { type: 'integer' } },
+					failure_tolerance: { type: ['integer', 'null'] },
+					bytes_at_risk: { type: 'integer' },
+					oldest_verification: { type: ['string', 'null'], format: 'date-time' },
+				},
+			},
+			StopAnswer: {
+				type: 'object',
+				required: ['can_stop', 'because', 'objects', 'segments'],
+				properties: {
+					can_stop: { type: 'boolean' },
+					because: { type: 'string' },
+					objects: { type: 'array', items: { type: 'string' } },
+					segments: { type: 'integer' },
+				},
+			},
+			Job: {
+				type: 'object',
+				required: ['name', 'what', 'state', 'updated_at', 'progress'],
+				properties: {
+					name: { type: 'string' },
+					what: { type: 'string' },
+					state: { type: 'string', enum: ['running', 'idle', 'paused'] },
+					updated_at: { type: ['string', 'null'], format: 'date-time' },
+					progress: { type: 'object' },
+				},
+			},
+			Jobs: {
+				type: 'object',
+				required: ['jobs'],
+				properties: { jobs: { type: 'array', items: { $ref: '#/components/schemas/Job' } } },
+			},
 			Status: {
 				type: 'object',
 				properties: { status: { type: 'string' }, reasons: { type: 'array', items: { type: 'string' } } },

@@ -87,6 +87,15 @@ class FakeObjects implements Objects {
 	}
 }
 
+const unused = () => Promise.reject(new Error('unused'));
+const unusedCluster = {
+	view: unused,
+	redundancy: unused,
+	canStop: unused,
+	changeDuty: unused,
+	jobs: unused,
+	askJob: unused,
+};
 let objects: FakeObjects;
 let app: FastifyInstance;
 let warned: object[];
@@ -97,7 +106,7 @@ beforeEach(async () => {
 	warned = [];
 	app = createHttpServer({
 		objects,
-		cluster: () => Promise.reject(new Error('unused')),
+		cluster: unusedCluster,
 		auth: null,
 		ready: async () => ({ ok: true, reasons: [] }),
 		metrics: { contentType: 'text/plain', render: async () => '', observeRequest: () => {} },

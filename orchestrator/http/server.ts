@@ -5,15 +5,17 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
-import { asDistroError, DistroError } from '../../core/errors.ts';
+import { asDistroError } from '../../core/errors.ts';
 import { type ObjectId, parseId } from '../../core/ids.ts';
 import { PAGE_DEFAULT, PAGE_MAX } from '../../core/limits.ts';
-import type { ApiKeyScope } from '../api-keys.ts';
-import type { ClusterView, ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
+import type { ClusterAdmin } from '../cluster.types.ts';
+import type { ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
 import { type Authenticator, type Caller, requireScope } from './auth.ts';
 import { announcedSize, endAfterBody, receiveMultipart, receiveRaw, skipRaw } from './body.ts';
+import { clusterRoutes } from './cluster.ts';
 import { sendObject } from './download.ts';
 import { noteAnswering, refusalOfFramework, refuseConnection } from './early-errors.ts';
+import { answerJson, type Exchange, type Handler, type Route, single, wholeNumber } from './exchange.ts';
 import { bodyType, checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
 import { fingerprintOf, idempotencyKeyOf } from './idempotency.ts';
 import { openApi } from './openapi.ts';
@@ -21,7 +23,7 @@ import { HttpRefusal, problemOf, renderProblem } from './problem.ts';
 
 export interface HttpServerDeps {
 	readonly objects: Objects;
-	readonly cluster: () => Promise<ClusterView>;
+	readonly cluster: ClusterAdmin;
 	/** null: open to whoever reaches it. */
 	readonly auth: Authenticator | null;
 	readonly ready: () => Promise<{ ok: boolean; reasons: string[] }>;
@@ -36,23 +38,6 @@ export interface HttpServerDeps {
 		debug(fields: object, text: string): void;
 	};
 	readonly limits: { readonly maxObjectBytes: number };
-}
-
-type Handler = (exchange: Exchange) => Promise<void>;
-
-interface Exchange {
-	readonly request: FastifyRequest;
-	readonly raw: IncomingMessage;
-	readonly response: ServerResponse;
-	readonly caller: Caller;
-}
-
-interface Route {
-	readonly method: 'GET' | 'HEAD' | 'POST' | 'DELETE';
-	readonly path: string;
-	/** null: open to all. */
-	readonly scope: ApiKeyScope | null;
-	readonly handler: Handler;
 }
 
 /** A reason of one's own: without, each abort makes a DOMException with its stack. */
@@ -314,12 +299,7 @@ function routesOf(deps: HttpServerDeps): Route[] {
 				answerJson(response, 200, await objects.explain(objectIdOf(request), { fromSegment, limit }));
 			},
 		},
-		{
-			method: 'GET',
-			path: '/cluster',
-			scope: 'admin',
-			handler: async ({ response }) => answerJson(response, 200, await deps.cluster()),
-		},
+		...clusterRoutes(deps.cluster),
 		{
 			method: 'GET',
 			path: '/healthz',
@@ -365,20 +345,6 @@ function objectIdOf(request: FastifyRequest): ObjectId {
 	return parseId<ObjectId>((request.params as { id: string }).id, 'an object id');
 }
 
-function single(value: string | string[] | undefined): string | undefined {
-	return Array.isArray(value) ? value[0] : value;
-}
-
-function wholeNumber(
-	text: string | undefined,
-	o: { name: string; fallback: number; min: number; max: number },
-): number {
-	if (text === undefined) return o.fallback;
-	const value = Number(text);
-	if (/^\d+$/.test(text) && value >= o.min && value <= o.max) return value;
-	throw new DistroError('invalid', `${o.name} must be a whole number from ${o.min} to ${o.max}`);
-}
-
 function infoJson(info: ObjectInfo): object {
 	return {
 		object_id: info.objectId,
@@ -388,21 +354,6 @@ function infoJson(info: ObjectInfo): object {
 		content_type: info.contentType,
 		etag: info.etag,
 	};
-}
-
-function answerJson(
-	response: ServerResponse,
-	status: number,
-	value: object,
-	headers: Record<string, string> = {},
-): void {
-	const body = `${JSON.stringify(value)}\n`;
-	response.writeHead(status, {
-		'content-type': 'application/json',
-		'content-length': Buffer.byteLength(body),
-		...headers,
-	});
-	response.end(body);
 }
 
 function matchesPath(pattern: string, url: string): boolean {

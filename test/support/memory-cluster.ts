@@ -45,6 +45,10 @@ export interface MemoryCluster {
 	join(zone?: string): Promise<void>;
 	/** Its heartbeat stream closes. */
 	leave(index: number): void;
+	/** And it answers nothing. */
+	die(index: number): void;
+	/** Its heartbeat stream is open again, and it answers. */
+	comeBack(index: number): void;
 	upload(bytes: Buffer, options?: Partial<UploadOptions>): Promise<ObjectInfo>;
 	download(info: ObjectInfo): Promise<Buffer>;
 	/** The first segment's code, and its workers in order of shard index. */
@@ -56,13 +60,18 @@ export async function memoryCluster(options: {
 	/** Stands between the service and the workers. */
 	wrap?: (transport: MemoryTransport) => ShardTransport;
 	poolBytes?: number;
+	lostAfterMs?: number;
 }): Promise<MemoryCluster> {
 	const random = seededRandom('memory cluster');
 	const clock = realClock;
 	const clusterId = newId<ClusterId>(random);
 	const store = new MemoryMetadataStore();
 	const keyring = await Keyring.open({ store, master: parseMasterKeys('ab'.repeat(32)), clusterId, clock, random });
-	const workers = new TrustingRegistry({ store, clock });
+	const workers = new TrustingRegistry({
+		store,
+		clock,
+		...(options.lostAfterMs === undefined ? {} : { lostAfterMs: options.lostAfterMs }),
+	});
 	const transport = new MemoryTransport();
 	const pool = new ArenaPool(options.poolBytes ?? 64 * MiB, { clock });
 	const findings = new Findings({ store, clock, onReport: () => {} });
@@ -102,6 +111,16 @@ export async function memoryCluster(options: {
 		workerIds,
 		join,
 		leave: (index) => streams[index]?.closed(),
+		die: (index) => {
+			streams[index]?.closed();
+			transport.faultsOf(workerIds[index] as WorkerId).dead = true;
+		},
+		comeBack: (index) => {
+			const workerId = workerIds[index] as WorkerId;
+			transport.faultsOf(workerId).dead = false;
+			streams[index] = workers.heartbeat(workerId);
+			streams[index]?.beat(ROOMY);
+		},
 		upload: async (bytes, changed = {}) => {
 			const begun = await objects.beginUpload({ ...PLAIN_UPLOAD, ...changed }, new AbortController().signal);
 			if ('done' in begun) return begun.done;

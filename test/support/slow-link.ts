@@ -1,4 +1,4 @@
-/** A link of little bandwidth before a TCP server on loopback. */
+/** A link of little bandwidth, or with a delay, before a TCP server on loopback. */
 
 import { once } from 'node:events';
 import net, { type AddressInfo } from 'node:net';
@@ -11,12 +11,15 @@ export interface SlowLink {
 	readonly address: string;
 	/** Bytes that have passed, both ways. */
 	passedBytes(): number;
+	/** Everything that comes back from the server from now on comes so much later. */
+	setDelay(ms: number): void;
 	close(): void;
 }
 
 /** `target` is asked for at each connection: the server may not listen yet. */
 export async function slowLink(target: () => string, options: { readonly bytesPerSecond: number }): Promise<SlowLink> {
 	let passedBytes = 0;
+	let delayMs = 0;
 	const sockets = new Set<net.Socket>();
 	const track = (socket: net.Socket) => {
 		sockets.add(socket);
@@ -35,9 +38,11 @@ export async function slowLink(target: () => string, options: { readonly bytesPe
 		] as const) {
 			from.on('data', async (chunk: Buffer) => {
 				from.pause();
+				if (from === far && delayMs > 0) await new Promise((done) => setTimeout(done, delayMs));
 				for (let at = 0; at < chunk.length && !to.destroyed; at += PIECE_BYTES) {
 					const piece = chunk.subarray(at, at + PIECE_BYTES);
-					await new Promise((done) => setTimeout(done, (piece.length * 1000) / options.bytesPerSecond));
+					const waitMs = (piece.length * 1000) / options.bytesPerSecond;
+					if (waitMs > 0) await new Promise((done) => setTimeout(done, waitMs));
 					passedBytes += piece.length;
 					to.write(piece);
 				}
@@ -51,6 +56,9 @@ export async function slowLink(target: () => string, options: { readonly bytesPe
 	return {
 		address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
 		passedBytes: () => passedBytes,
+		setDelay: (ms) => {
+			delayMs = ms;
+		},
 		close: () => {
 			server.close();
 			for (const socket of sockets) socket.destroy();

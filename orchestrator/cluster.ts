@@ -1,0 +1,143 @@
+/** The cluster as operators see and steer it: its workers, how whole the data is, what may be stopped. */
+
+import { DistroError } from '../core/errors.ts';
+import type { ClusterId, WorkerId } from '../core/ids.ts';
+import { chooseRedundancy, type RedundancyPolicy } from '../core/model/redundancy.ts';
+import { redundancyReport, type SetCount, setsInTheWay } from '../core/model/redundancy-report.ts';
+import type { MemoryPool } from '../core/ports.ts';
+import type { ClusterAdmin, ClusterView, DutyChange, RedundancyView, StopAnswer } from './cluster.types.ts';
+import type { JobControl, JobView } from './job-control.ts';
+import type { MetadataStore } from './store.ts';
+import type { WorkerRegistry } from './workers.ts';
+
+/** Objects that a refusal to stop names. */
+const NAMED_MAX = 100;
+
+const DUTY_OF = { cordon: 'cordoned', uncordon: 'active', drain: 'draining', 'cancel-drain': 'active' } as const;
+
+export interface ClusterDeps {
+	readonly clusterId: ClusterId;
+	readonly store: MetadataStore;
+	readonly workers: WorkerRegistry;
+	readonly jobs: JobControl;
+	readonly policy: RedundancyPolicy;
+	readonly pools: readonly Pick<MemoryPool, 'capacityBytes' | 'usedBytes'>[];
+}
+
+export class Cluster implements ClusterAdmin {
+	readonly #deps: ClusterDeps;
+
+	constructor(deps: ClusterDeps) {
+		this.#deps = deps;
+	}
+
+	async view(): Promise<ClusterView> {
+		const { clusterId, store, workers, pools } = this.#deps;
+		const sum = (of: (pool: ClusterDeps['pools'][number]) => number) =>
+			pools.reduce((total, pool) => total + of(pool), 0);
+		const [counts, { sets }] = await Promise.all([store.counts(), store.redundancyRows()]);
+		const placed = placedOn(sets);
+		return {
+			cluster_id: clusterId,
+			workers: workers.rows().map(({ row, state }) => ({
+				name: row.name,
+				worker_id: row.workerId,
+				state,
+				duty: row.duty,
+				zone: row.zone,
+				address: row.address,
+				shards: row.shards,
+				shards_placed: placed.get(row.workerId) ?? 0,
+				bytes_used: row.bytesUsed,
+				bytes_total: row.bytesTotal,
+				last_seen: new Date(row.lastSeenMs).toISOString(),
+			})),
+			objects: counts.objects,
+			queues: { intents: counts.intents, deletions: counts.deletions, repairs: counts.repairs },
+			budget: { capacity_bytes: sum((pool) => pool.capacityBytes), used_bytes: sum((pool) => pool.usedBytes) },
+			redundancy: this.#chosenNow(),
+		};
+	}
+
+	/** What a large new object would get now. */
+	#chosenNow(): ClusterView['redundancy'] {
+		const { workers, policy } = this.#deps;
+		try {
+			const size = { sizeBytes: null, cells: 256, ended: false };
+			const { n, k, because } = chooseRedundancy(size, workers.policyWorkers(), policy);
+			return { n, k, because };
+		} catch (error) {
+			if (!(error instanceof DistroError)) throw error;
+			return null;
+		}
+	}
+
+	async redundancy(): Promise<RedundancyView> {
+		const { store, workers } = this.#deps;
+		const rows = await store.redundancyRows();
+		const report = redundancyReport(rows, (workerId) => workers.isReachable(workerId));
+		const holding = [...placedOn(rows.sets).keys()].map((workerId) => workers.verifiedSinceMs(workerId));
+		const oldestMs = holding.length === 0 ? null : Math.min(...holding);
+		return {
+			objects: report.objects,
+			healthy: report.byHealth.healthy,
+			degraded: report.byHealth.degraded,
+			at_risk: report.byHealth.at_risk,
+			unrecoverable: report.byHealth.unrecoverable,
+			inline: report.inline,
+			by_spare: Object.fromEntries([...report.bySpare].sort(([a], [b]) => a - b)),
+			failure_tolerance: report.failureTolerance,
+			bytes_at_risk: report.bytesAtRisk,
+			oldest_verification: oldestMs === null ? null : new Date(oldestMs).toISOString(),
+		};
+	}
+
+	async canStop(names: readonly string[], reserve: number): Promise<StopAnswer> {
+		const { store, workers } = this.#deps;
+		const stop = names.map((name) => this.#called(name));
+		const { sets } = await store.redundancyRows();
+		const isLive = (workerId: WorkerId) => workers.isReachable(workerId);
+		const inTheWay = setsInTheWay(sets, { stop, reserve, isLive });
+		if (inTheWay.length === 0) {
+			const because = `every segment keeps at least k + ${reserve} shards that can be read`;
+			return { can_stop: true, because, objects: [], segments: 0 };
+		}
+		const objects = await store.objectsOnSets(
+			inTheWay.map(({ setId }) => setId),
+			NAMED_MAX,
+		);
+		const segments = inTheWay.reduce((sum, set) => sum + set.segments, 0);
+		const because = `${segments} segment${segments === 1 ? '' : 's'} would have fewer than k + ${reserve} shards that can be read`;
+		return { can_stop: false, because, objects, segments };
+	}
+
+	async changeDuty(name: string, change: DutyChange): Promise<void> {
+		const { workers } = this.#deps;
+		const workerId = this.#called(name);
+		if (change === 'forget') await workers.forget(workerId);
+		else await workers.setDuty(workerId, DUTY_OF[change]);
+	}
+
+	#called(name: string): WorkerId {
+		const workerId = this.#deps.workers.called(name);
+		if (workerId === null) throw new DistroError('not_found', `there is no worker ${name}: GET /cluster lists them`);
+		return workerId;
+	}
+
+	jobs(): Promise<readonly JobView[]> {
+		return this.#deps.jobs.list();
+	}
+
+	askJob(name: string, what: 'pause' | 'resume' | 'run'): Promise<void> {
+		return this.#deps.jobs.ask(name, what);
+	}
+}
+
+/** Good shards by worker, as the metadata has them. */
+function placedOn(sets: readonly SetCount[]): ReadonlyMap<WorkerId, number> {
+	const placed = new Map<WorkerId, number>();
+	for (const { workers, segments } of sets) {
+		for (const workerId of workers) placed.set(workerId, (placed.get(workerId) ?? 0) + segments);
+	}
+	return placed;
+}

@@ -1,0 +1,69 @@
+/** What the HTTP API knows of the cluster: its answers' own shapes. */
+
+import type { WorkerDuty } from '../core/model/health.ts';
+import type { JobView } from './job-control.ts';
+
+export interface ClusterView {
+	readonly cluster_id: string;
+	readonly workers: readonly {
+		readonly name: string;
+		readonly worker_id: string;
+		readonly state: string;
+		readonly duty: WorkerDuty;
+		readonly zone: string;
+		readonly address: string;
+		/** Files on its volume, as it says. */
+		readonly shards: number;
+		/** Good shards that the metadata has on it: 0 when it is drained. */
+		readonly shards_placed: number;
+		readonly bytes_used: number;
+		readonly bytes_total: number;
+		readonly last_seen: string;
+	}[];
+	readonly objects: number;
+	readonly queues: { readonly intents: number; readonly deletions: number; readonly repairs: number };
+	readonly budget: { readonly capacity_bytes: number; readonly used_bytes: number };
+	/** One sentence: what a large new object would get now. */
+	readonly redundancy: { readonly n: number; readonly k: number; readonly because: string } | null;
+}
+
+/** Objects by their worst segment, with the workers as they are at this moment. */
+export interface RedundancyView {
+	readonly objects: number;
+	readonly healthy: number;
+	readonly degraded: number;
+	readonly at_risk: number;
+	readonly unrecoverable: number;
+	/** Of the healthy ones those in the metadata, which are in no `by_spare`. */
+	readonly inline: number;
+	/** Spare shards → objects; "-1": too few shards can be read now. */
+	readonly by_spare: Readonly<Record<string, number>>;
+	/** Any so many workers more may go; null when nothing is stored on workers. */
+	readonly failure_tolerance: number | null;
+	readonly bytes_at_risk: number;
+	/** All shards were proved, or written, after this. */
+	readonly oldest_verification: string | null;
+}
+
+export interface StopAnswer {
+	readonly can_stop: boolean;
+	readonly because: string;
+	/** Those that stand in the way, at most a hundred. */
+	readonly objects: readonly string[];
+	readonly segments: number;
+}
+
+export const DUTY_CHANGES = ['cordon', 'uncordon', 'drain', 'cancel-drain', 'forget'] as const;
+export type DutyChange = (typeof DUTY_CHANGES)[number];
+
+export interface ClusterAdmin {
+	view(): Promise<ClusterView>;
+	redundancy(): Promise<RedundancyView>;
+	/** Whether these workers may all be stopped now. `not_found` for a name that nobody has. */
+	canStop(names: readonly string[], reserve: number): Promise<StopAnswer>;
+	/** `not_found`; `conflict` when it can't be forgotten. */
+	changeDuty(name: string, change: DutyChange): Promise<void>;
+	jobs(): Promise<readonly JobView[]>;
+	/** `not_found`. */
+	askJob(name: string, what: 'pause' | 'resume' | 'run'): Promise<void>;
+}

@@ -1,0 +1,68 @@
+/** Jobs that are paused, resumed and run now, through one store and so for all orchestrators. */
+
+import { expect, test } from 'vitest';
+import { ManualClock } from '../test/support/clock.ts';
+import { JobControl } from './job-control.ts';
+import { MemoryMetadataStore } from './store-memory.ts';
+
+async function steered(waits: number[]) {
+	const clock = new ManualClock();
+	const store = new MemoryMetadataStore(undefined, { nowMs: () => clock.nowMs() });
+	const control = new JobControl({ store, clock });
+	const other = new JobControl({ store, clock });
+	const asked: (boolean | undefined)[] = [];
+	const job = control.steer({
+		name: 'repair',
+		state: () => ({ steps: asked.length }),
+		step: async (_signal, _lease, isAsked) => {
+			asked.push(isAsked);
+			return waits.shift() ?? 60_000;
+		},
+	});
+	const lease = await store.acquireLease('repair', { holder: 'test', ttlMs: 3_600_000 });
+	if (lease === null) throw new Error('no lease');
+	const step = () => job.step(new AbortController().signal, lease);
+	const view = async () => (await other.list()).find(({ name }) => name === 'repair');
+	return { clock, other, asked, step, view };
+}
+
+test('a job runs when it is due, and is looked at often enough to be asked', async () => {
+	const it = await steered([0, 60_000]);
+	expect(await it.step()).toBe(0);
+	expect(await it.step()).toBe(1_000);
+	it.clock.advance(30_000);
+	expect(await it.step()).toBe(1_000);
+	expect(it.asked.length).toBe(2);
+	it.clock.advance(30_000);
+	await it.step();
+	expect(it.asked).toEqual([false, false, false]);
+	expect(await it.view()).toMatchObject({ state: 'idle', progress: { steps: 3 } });
+});
+
+test('paused through another orchestrator it begins nothing; asked to run, it works until there is nothing left', async () => {
+	const it = await steered([60_000, 0, 0, 60_000]);
+	await it.step();
+	await it.other.ask('repair', 'pause');
+	it.clock.advance(120_000);
+	await it.step();
+	expect(it.asked.length).toBe(1);
+	expect(await it.view()).toMatchObject({ state: 'paused' });
+	await it.other.ask('repair', 'run');
+	it.clock.advance(1_000);
+	for (let i = 0; i < 6; i++) {
+		await it.step();
+		it.clock.advance(1_000);
+	}
+	expect(it.asked).toEqual([false, true, true, true]);
+	await it.other.ask('repair', 'resume');
+	it.clock.advance(120_000);
+	await it.step();
+	expect(it.asked.length).toBe(5);
+	expect(await it.view()).toMatchObject({ state: 'idle' });
+});
+
+test('a job that does not exist is told, with those that do', async () => {
+	const it = await steered([]);
+	await expect(it.other.ask('toString', 'run')).rejects.toMatchObject({ kind: 'not_found' });
+	await expect(it.other.ask('mend', 'run')).rejects.toThrow(/repair, drain/);
+});

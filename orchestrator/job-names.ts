@@ -1,0 +1,14 @@
+/** The background jobs of a cluster: names for leases, rows and the API. */
+
+/** What each does, in the words of the API. Scrub runs on the workers; they hear by their heartbeats what is wanted. */
+export const JOBS = {
+	'expire-intents': 'gives up uploads whose client is gone',
+	deletions: 'deletes shards that nothing needs any more',
+	repair: 'rebuilds shards that are missing, damaged, or on lost workers',
+	drain: 'moves shards off draining workers',
+	rebalance: 'mends violations of the zone rule and evens out what workers hold',
+	audit: 'makes workers prove that they have a shard',
+	watch: 'keeps the record of each worker: uptime, losses, audits',
+	scrub: 'workers read all their shards again',
+} as const;
+export type JobName = keyof typeof JOBS;
