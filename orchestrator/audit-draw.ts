@@ -9,7 +9,7 @@ import type { MetadataStore, RedundancyRows } from './store.ts';
 
 export type SampledStore = Pick<MetadataStore, 'redundancyRows' | 'sampleSet'>;
 
-const SETS_TTL_MS = 60_000;
+const SETS_TTL_MS = 5_000;
 
 export function shardDrawer(deps: { store: SampledStore; clock: Clock; random: Random }): AuditDeps['drawShard'] {
 	const { store, clock, random } = deps;
