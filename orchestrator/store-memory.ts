@@ -40,6 +40,7 @@ import {
 	missingIndexes,
 	nameTaken,
 	neverNamed,
+	notAPlace,
 	notOpen,
 	objectTaken,
 	otherReceiptKey,
@@ -404,14 +405,16 @@ export class MemoryMetadataStore implements MetadataStore {
 		setId: string,
 		options: { after: string | null; limit: number },
 	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }> {
-		const [version, index] = options.after === null ? ['', -1] : (JSON.parse(options.after) as [string, number]);
+		const place = options.after === null ? ['', '', '-1'] : /^([0-9a-f]{32})\.(\d+)$/.exec(options.after);
+		if (place === null) throw notAPlace();
+		const [, version = '', index = ''] = place;
 		const rest = this.#onSet(setId).filter(
-			({ versionId, segment }) => versionId > version || (versionId === version && segment.index > index),
+			({ versionId, segment }) => versionId > version || (versionId === version && segment.index > Number(index)),
 		);
 		const segments = rest.slice(0, options.limit);
 		const last = segments.at(-1);
 		const isLast = last === undefined || rest.length <= options.limit;
-		return { segments, next: isLast ? null : JSON.stringify([last.versionId, last.segment.index]) };
+		return { segments, next: isLast ? null : `${last.versionId}.${last.segment.index}` };
 	}
 
 	async sampleSet(setId: string, at: number): Promise<StoredSegment | null> {

@@ -49,6 +49,17 @@ export function parseCursor(text: string): { createdAtMs: number; objectId: Obje
 	return { createdAtMs, objectId: id as ObjectId };
 }
 
+/** The place of a segment in a set's pages, of a store that numbers its objects. Throws `invalid`. */
+export function parsePlace(text: string): { objectNo: number; segment: number } {
+	const [, objectNo, segment] = /^(\d{1,15})\.(\d{1,15})$/.exec(text) ?? [];
+	if (objectNo === undefined || segment === undefined) throw notAPlace();
+	return { objectNo: Number(objectNo), segment: Number(segment) };
+}
+
+export function notAPlace(): DistroError {
+	return new DistroError('invalid', 'the cursor is not one that this set gave out: start without one');
+}
+
 export function notOpen(uploadId: UploadId): DistroError {
 	return new DistroError('expired', `upload ${uploadId} is not open any more: it expired or was given up; begin again`);
 }

@@ -1,10 +1,10 @@
 /** What worker sets and spreads tell, in SQLite: the counts, and which segments and objects are behind them. */
 
-import { DistroError } from '../core/errors.ts';
 import type { ObjectId, VersionId, WorkerId } from '../core/ids.ts';
 import type { SetCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { RedundancyRows, StoredSegment } from './store.ts';
+import { parsePlace } from './store-rules.ts';
 import { segmentsOf } from './store-sqlite-objects.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 
@@ -53,6 +53,7 @@ export function segmentsOnSet(
 	setId: string,
 	options: { after: string | null; limit: number },
 ): { segments: readonly StoredSegment[]; next: string | null } {
+	// Objects are numbered from 1.
 	const after = parsePlace(options.after ?? '0.0');
 	// One more than asked for tells whether there is another page.
 	const places = sql.all<Place>(
@@ -69,13 +70,6 @@ export function segmentsOnSet(
 		segments: page.map((place) => storedSegment(sql, place)),
 		next: last === undefined || places.length <= options.limit ? null : `${last.objectNo}.${last.segment}`,
 	};
-}
-
-/** Objects are numbered from 1. */
-function parsePlace(text: string): Place {
-	const [, objectNo, segment] = /^(\d{1,15})\.(\d{1,15})$/.exec(text) ?? [];
-	if (objectNo === undefined) throw new DistroError('invalid', 'the cursor is not one that this set gave out');
-	return { objectNo: Number(objectNo), segment: Number(segment) };
 }
 
 /**

@@ -194,7 +194,8 @@ const MIGRATIONS: readonly string[] = [
 	-- Inline objects are on none.
 	ALTER TABLE objects ADD COLUMN spread_no INTEGER;
 
-	CREATE TEMP TABLE good AS
+	-- Row by row, because temporary tables and sorters of a million objects would be in memory.
+	CREATE TEMP VIEW good AS
 		SELECT object_no, segment, k, n, (cells - 1) * cell_bytes + last_cell_bytes AS bytes,
 				coalesce((
 					SELECT group_concat(worker_id, ',' ORDER BY worker_id) FROM placements p
@@ -203,21 +204,25 @@ const MIGRATIONS: readonly string[] = [
 				), '') AS workers
 			FROM segments s;
 	INSERT INTO worker_sets (k, n, workers, segments, bytes)
-		SELECT k, n, workers, count(*), sum(bytes) FROM good GROUP BY k, n, workers;
-	UPDATE segments SET set_no = w.set_no FROM good JOIN worker_sets w USING (k, n, workers)
-		WHERE good.object_no = segments.object_no AND good.segment = segments.segment;
-	DROP TABLE good;
+		SELECT k, n, workers, 1, bytes FROM good WHERE true
+			ON CONFLICT DO UPDATE SET segments = segments + 1, bytes = bytes + excluded.bytes;
+	UPDATE segments SET set_no = (
+		SELECT w.set_no FROM good g JOIN worker_sets w USING (workers, k, n)
+			WHERE g.object_no = segments.object_no AND g.segment = segments.segment);
+	DROP VIEW good;
 	CREATE INDEX segments_set ON segments (set_no, object_no, segment);
-	CREATE TEMP TABLE spread AS
+	CREATE TEMP VIEW spread AS
 		SELECT object_no, size_bytes, (
 				SELECT group_concat(set_no, ',' ORDER BY set_no)
 					FROM (SELECT DISTINCT set_no FROM segments s WHERE s.object_no = o.object_no)
 			) AS sets
 			FROM objects o WHERE segments > 0;
-	INSERT INTO spreads (sets, objects, bytes) SELECT sets, count(*), sum(size_bytes) FROM spread GROUP BY sets;
-	UPDATE objects SET spread_no = s.spread_no FROM spread JOIN spreads s USING (sets)
-		WHERE spread.object_no = objects.object_no;
-	DROP TABLE spread;
+	INSERT INTO spreads (sets, objects, bytes)
+		SELECT sets, 1, size_bytes FROM spread WHERE true
+			ON CONFLICT DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes;
+	UPDATE objects SET spread_no = (
+		SELECT s.spread_no FROM spread JOIN spreads s USING (sets) WHERE spread.object_no = objects.object_no);
+	DROP VIEW spread;
 	`,
 ];
 

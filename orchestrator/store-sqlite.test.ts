@@ -9,6 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { ObjectId, UploadId, WorkerId } from '../core/ids.ts';
 import { describeMetadataStore } from './store.contract.ts';
 import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
+import { checkRedundancy, reported } from './store.recount.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { openMetadataDatabase } from './store-sqlite-schema.ts';
 
@@ -132,6 +133,39 @@ describe('the database file', () => {
 				message: expect.stringContaining('newer release'),
 			});
 		}
+	});
+
+	test('from before there were worker sets: what is in it is counted, and counting goes on', async () => {
+		let store = await openSqliteStore({ path });
+		await store.saveWorker(make.worker('worker-1'));
+		const uploads = [];
+		for (let at = 0; at < 12; at++) {
+			const shape = { segments: at % 4, k: 3 + (at % 2), missing: at % 3 === 0 ? [at % 6] : [], sizeBytes: 1_000 + at };
+			uploads.push(await make.store(store, workers, shape));
+		}
+		const marked = uploads.flatMap(({ commit }) =>
+			commit.segments.slice(1).flatMap(({ placements }) => placements[2] ?? []),
+		);
+		await store.addFindings(marked.map((shard) => ({ ...shard, kind: 'missing', detail: '', foundAtMs: NOW_MS })));
+		const before = [await reported(store), await store.workers(), await store.counts()];
+		await store.close();
+		const db = new DatabaseSync(path);
+		db.exec(`
+			DROP TABLE jobs; DROP TABLE worker_sets; DROP TABLE spreads; DROP INDEX segments_set;
+			ALTER TABLE segments DROP COLUMN set_no;
+			ALTER TABLE objects DROP COLUMN spread_no;
+			ALTER TABLE workers DROP COLUMN duty;
+			ALTER TABLE workers DROP COLUMN history;
+			UPDATE schema_version SET version = 2`);
+		db.close();
+		store = await openSqliteStore({ path });
+		expect([await reported(store), await store.workers(), await store.counts()]).toEqual(before);
+		await checkRedundancy(store);
+		await make.store(store, workers, { segments: 2 });
+		for (const { objectId } of uploads.slice(0, 7)) await store.deleteObject(objectId, NOW_MS);
+		await checkRedundancy(store);
+		await store.close();
+		checkFile(path);
 	});
 
 	test('that is none is refused', async () => {

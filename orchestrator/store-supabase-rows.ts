@@ -270,9 +270,14 @@ export function toWorker(row: WorkerJson): WorkerRow {
 
 export interface RedundancyJson {
 	/** Id, k, n, workers, segments, bytes. */
-	readonly sets: readonly (readonly [string, number, number, readonly string[], string, string])[];
+	readonly sets: readonly (readonly [string, number, number, string, string, string])[];
 	/** Set ids, objects, bytes. */
-	readonly spreads: readonly (readonly [readonly string[], string, string])[];
+	readonly spreads: readonly (readonly [string, string, string])[];
+}
+
+/** Of an array as Postgres writes it, of ids. */
+function elements(array: string): string[] {
+	return array === '{}' ? [] : array.slice(1, -1).split(',');
 }
 
 /** Sums may pass 2^53: figures for people, so rounding is fine. */
@@ -282,17 +287,21 @@ export function toRedundancy({ sets, spreads }: RedundancyJson): RedundancyRows 
 			setId,
 			k,
 			n,
-			workers: workers as readonly WorkerId[],
+			workers: elements(workers) as WorkerId[],
 			segments: Number(segments),
 			bytes: Number(bytes),
 		})),
-		spreads: spreads.map(([setIds, objects, bytes]) => ({ setIds, objects: Number(objects), bytes: Number(bytes) })),
+		spreads: spreads.map(([sets, objects, bytes]) => ({
+			setIds: elements(sets),
+			objects: Number(objects),
+			bytes: Number(bytes),
+		})),
 	};
 }
 
 export interface StoredSegmentJson {
 	/** Numbers of object and segment: where the next page goes on. */
-	readonly place: readonly [string, string];
+	readonly place: readonly [number, number];
 	readonly objectId: string;
 	readonly versionId: string;
 	readonly segment: SegmentJson;
@@ -304,15 +313,6 @@ export function toStoredSegment(row: StoredSegmentJson): StoredSegment {
 		versionId: row.versionId as VersionId,
 		segment: toSegment(row.segment),
 	};
-}
-
-/** Throws `invalid`. */
-export function parsePlace(text: string): [string, string] {
-	const [, objectNo, segment] = /^(\d{1,18})\.(\d{1,18})$/.exec(text) ?? [];
-	if (objectNo === undefined || segment === undefined) {
-		throw new DistroError('invalid', 'the cursor is not one that this set gave out');
-	}
-	return [objectNo, segment];
 }
 
 export interface JobJson {

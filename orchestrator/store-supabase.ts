@@ -31,7 +31,7 @@ import type {
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
-import { checkCommit, cursorOf, parseCursor, segmentGone } from './store-rules.ts';
+import { checkCommit, cursorOf, parseCursor, parsePlace } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
 import { connectSupabase, type SupabaseOptions } from './store-supabase-connect.ts';
@@ -281,7 +281,7 @@ class SupabaseMetadataStore implements MetadataStore {
 		const { shardId, workerId } = placement;
 		const args = { item, uploadId, shardId, workerId, nowMs };
 		const answer = await this.#write({ method: 'repairDone', args, key: uploadId, lease }, { uploadId });
-		if (answer !== null) throw segmentGone();
+		if (answer !== null) throw refusalError({ word: (answer as { refused: string }).refused, detail: '' }, {});
 	}
 
 	async redundancyRows(): Promise<RedundancyRows> {
@@ -292,13 +292,18 @@ class SupabaseMetadataStore implements MetadataStore {
 		setId: string,
 		options: { after: string | null; limit: number },
 	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }> {
-		const after = options.after === null ? null : rows.parsePlace(options.after);
+		const after = options.after === null ? null : parsePlace(options.after);
 		if (!isId(setId)) return { segments: [], next: null };
 		// One more than asked for tells whether there is another page.
 		const found = await this.#pages<rows.StoredSegmentJson>(
 			'segmentsOnSet',
 			{ setId },
-			{ limit: options.limit + 1, page: SEGMENT_PAGE, after, placeOf: ({ place }) => place },
+			{
+				limit: options.limit + 1,
+				page: SEGMENT_PAGE,
+				after: after === null ? null : [after.objectNo, after.segment],
+				placeOf: ({ place }) => place,
+			},
 		);
 		const page = found.slice(0, options.limit);
 		const isLast = page.length === found.length;

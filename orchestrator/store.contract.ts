@@ -10,7 +10,8 @@ import type { ErrorKind } from '../core/errors.ts';
 import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
 import { begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
-import type { Finding, Lease, MetadataStore, RepairItem } from './store.ts';
+import { checkRedundancy, nameOf, type Redundancy, reported } from './store.recount.ts';
+import type { Finding, Lease, MetadataStore, RepairItem, StoredSegment, WorkerSighting } from './store.ts';
 
 export interface OpenedStore {
 	readonly store: MetadataStore;
@@ -50,6 +51,13 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 		const finding = (upload: Upload, segment: number, shardIndex: number, foundAtMs = NOW_MS): Finding => {
 			const { shardId, workerId } = placementOf(upload, segment, shardIndex);
 			return { shardId, workerId, kind: 'corrupt', detail: 'cell 3', foundAtMs };
+		};
+
+		const rebuilt = async (item: RepairItem, workerId: WorkerId) => {
+			const uploadId = make.id<UploadId>();
+			const shard = { shardId: make.id<ShardId>(), workerId };
+			await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS + 1_000 });
+			return { uploadId, shard, done: { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS } };
 		};
 
 		describe('cluster', () => {
@@ -461,13 +469,6 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 		});
 
 		describe('findings and repair', () => {
-			const rebuilt = async (item: RepairItem, workerId: WorkerId) => {
-				const uploadId = make.id<UploadId>();
-				const shard = { shardId: make.id<ShardId>(), workerId };
-				await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS + 1_000 });
-				return { uploadId, shard, done: { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS } };
-			};
-
 			test('a finding marks the shard, keeps its placement and queues one repair', async () => {
 				const upload = await make.store(store, workers);
 				const unknown = { ...finding(upload, 0, 1), shardId: make.id<ShardId>() };
@@ -596,6 +597,337 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 			});
 		});
 
+		describe('redundancy', () => {
+			const BYTES = 16 * 69_632 + 4_097;
+			const on = (k: number, n: number, indexes: readonly number[]) =>
+				nameOf({ k, n, workers: indexes.map((index) => workers[index] as WorkerId).sort() });
+			const ALL = [0, 1, 2, 3, 4, 5];
+			const setIdOf = async (name: string) => {
+				const found = (await store.redundancyRows()).sets.find((set) => nameOf(set) === name);
+				if (found === undefined) throw new Error(`no segment is on ${name}`);
+				return found.setId;
+			};
+			const keyOf = ({ versionId, segment }: StoredSegment) => `${versionId} ${segment.index}`;
+			/** Pages until the end. */
+			const segmentsOn = async (setId: string, limit: number) => {
+				const pages: StoredSegment[][] = [];
+				let after: string | null = null;
+				do {
+					const page = await store.segmentsOnSet(setId, { after, limit });
+					pages.push([...page.segments]);
+					after = page.next;
+				} while (after !== null);
+				return pages;
+			};
+
+			test('an empty store has none', async () => {
+				expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [] });
+				for (const setId of ['1', '0', '-1', 'x', '', make.id()]) {
+					expect(await store.segmentsOnSet(setId, { after: null, limit: 10 })).toEqual({ segments: [], next: null });
+					expect(await store.sampleSet(setId, 0.5)).toBeNull();
+					expect(await store.objectsOnSets([setId], 10)).toEqual([]);
+				}
+				expect(await store.objectsOnSets([], 10)).toEqual([]);
+			});
+
+			test('commit counts by k, n and workers; begun, refused, aborted and repeated uploads count nothing', async () => {
+				const plain = await make.store(store, workers, { sizeBytes: 1_000 });
+				await make.store(store, workers, { sizeBytes: 2_000 });
+				const cut = await make.store(store, workers, { k: 3, sizeBytes: 4_000 });
+				const lacking = await make.store(store, workers, { missing: [1, 4], sizeBytes: 8_000 });
+				const expected: Redundancy = {
+					sets: {
+						[on(4, 6, ALL)]: { segments: 2, bytes: 2 * BYTES },
+						[on(3, 6, ALL)]: { segments: 1, bytes: BYTES },
+						[on(4, 6, [0, 2, 3, 5])]: { segments: 1, bytes: BYTES },
+					},
+					spreads: {
+						[on(4, 6, ALL)]: { objects: 2, bytes: 3_000 },
+						[on(3, 6, ALL)]: { objects: 1, bytes: 4_000 },
+						[on(4, 6, [0, 2, 3, 5])]: { objects: 1, bytes: 8_000 },
+					},
+				};
+				expect(await reported(store)).toEqual(expected);
+				for (const { commit } of [plain, cut, lacking]) await store.commit(commit);
+				const begun = make.upload(workers, { k: 2 });
+				await begin(store, begun);
+				const aborted = make.upload(workers, { k: 2 });
+				await begin(store, aborted);
+				await store.abort(aborted.uploadId, NOW_MS);
+				await refused('expired', store.commit(aborted.commit));
+				const unnamed = make.upload(workers, { k: 2 });
+				await begin(store, { ...unnamed, shards: unnamed.shards.slice(1) });
+				await refused('invalid', store.commit(unnamed.commit));
+				const taken = make.upload(workers, { k: 2 });
+				await begin(store, taken);
+				const object = { ...taken.commit.object, objectId: plain.objectId };
+				await refused('exists', store.commit({ ...taken.commit, object }));
+				expect(await reported(store)).toEqual(expected);
+				expect(await checkRedundancy(store)).toEqual(expected);
+				store = await opened.reopen();
+				expect(await reported(store)).toEqual(expected);
+			});
+
+			test('inline objects are on no set, and are objects', async () => {
+				const inline = make.upload(workers, { segments: 0, sizeBytes: 64 });
+				await store.commit(inline.commit);
+				await store.commit(make.upload(workers, { segments: 0, sizeBytes: 36 }).commit);
+				expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [{ setIds: [], objects: 2, bytes: 100 }] });
+				await make.store(store, workers, { sizeBytes: 1_000 });
+				expect((await checkRedundancy(store)).spreads).toEqual({
+					'': { objects: 2, bytes: 100 },
+					[on(4, 6, ALL)]: { objects: 1, bytes: 1_000 },
+				});
+				await store.deleteObject(inline.objectId, NOW_MS);
+				expect((await checkRedundancy(store)).spreads['']).toEqual({ objects: 1, bytes: 36 });
+			});
+
+			test('shards that are placed nowhere: a set of no workers', async () => {
+				await make.store(store, workers, { missing: ALL });
+				expect(await store.redundancyRows()).toMatchObject({ sets: [{ k: 4, n: 6, workers: [], segments: 1 }] });
+				await checkRedundancy(store);
+			});
+
+			test('two shards on one worker name it twice', async () => {
+				const four = workers.slice(0, 4);
+				await make.store(store, four);
+				const expected = [0, 0, 1, 1, 2, 3].map((index) => workers[index] as WorkerId).sort();
+				expect((await store.redundancyRows()).sets).toMatchObject([{ workers: expected }]);
+			});
+
+			test('findings take a shard out of its set, repair brings it in elsewhere; each counts once', async () => {
+				const upload = await make.store(store, workers, { segments: 2, sizeBytes: 1_000 });
+				const other = await make.store(store, workers, { sizeBytes: 2_000 });
+				const whole = await setIdOf(on(4, 6, ALL));
+				const unknown = { ...finding(upload, 0, 1), shardId: make.id<ShardId>() };
+				const foreign = { ...finding(upload, 0, 1), workerId: workers[5] as WorkerId };
+				const both = [finding(upload, 1, 2), finding(upload, 1, 2, NOW_MS + 1)];
+				for (const findings of [both, both, [unknown, foreign]]) await store.addFindings(findings);
+				expect(await checkRedundancy(store)).toEqual({
+					sets: {
+						[on(4, 6, ALL)]: { segments: 2, bytes: 2 * BYTES },
+						[on(4, 6, [0, 1, 3, 4, 5])]: { segments: 1, bytes: BYTES },
+					},
+					spreads: {
+						[on(4, 6, ALL)]: { objects: 1, bytes: 2_000 },
+						[[on(4, 6, ALL), on(4, 6, [0, 1, 3, 4, 5])].sort().join(' + ')]: { objects: 1, bytes: 1_000 },
+					},
+				});
+				expect(await setIdOf(on(4, 6, ALL))).toBe(whole);
+				expect(new Set(await store.objectsOnSets([whole], 10))).toEqual(new Set([upload.objectId, other.objectId]));
+				const lacking = await setIdOf(on(4, 6, [0, 1, 3, 4, 5]));
+				expect(await store.objectsOnSets([lacking], 10)).toEqual([upload.objectId]);
+
+				const [item] = (await dueItems()) as [RepairItem];
+				const taken = await rebuilt(item, workers[0] as WorkerId);
+				await refused('conflict', store.repairDone(taken.done, taken.uploadId));
+				const newcomer = make.id<WorkerId>();
+				const { uploadId, done } = await rebuilt(item, newcomer);
+				await store.repairDone(done, uploadId);
+				await store.repairDone(done, uploadId);
+				const others = [0, 1, 3, 4, 5].map((index) => workers[index] as WorkerId);
+				const mended = nameOf({ k: 4, n: 6, workers: [...others, newcomer].sort() });
+				expect(await checkRedundancy(store)).toEqual({
+					sets: {
+						[on(4, 6, ALL)]: { segments: 2, bytes: 2 * BYTES },
+						[mended]: { segments: 1, bytes: BYTES },
+					},
+					spreads: {
+						[on(4, 6, ALL)]: { objects: 1, bytes: 2_000 },
+						[[on(4, 6, ALL), mended].sort().join(' + ')]: { objects: 1, bytes: 1_000 },
+					},
+				});
+				expect(await store.segmentsOnSet(lacking, { after: null, limit: 10 })).toEqual({ segments: [], next: null });
+				const late = await rebuilt({ ...item, shardIndex: 3 }, make.id<WorkerId>());
+				await store.deleteObject(upload.objectId, NOW_MS);
+				await refused('conflict', store.repairDone(late.done, late.uploadId));
+				expect(await checkRedundancy(store)).toEqual({
+					sets: { [on(4, 6, ALL)]: { segments: 1, bytes: BYTES } },
+					spreads: { [on(4, 6, ALL)]: { objects: 1, bytes: 2_000 } },
+				});
+			});
+
+			test('a missing shard that is rebuilt where it should have been: the set is whole', async () => {
+				await make.store(store, workers, { missing: [2] });
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, done } = await rebuilt(item, workers[2] as WorkerId);
+				await store.repairDone(done, uploadId);
+				expect(Object.keys((await checkRedundancy(store)).sets)).toEqual([on(4, 6, ALL)]);
+			});
+
+			test('all segments of an object marked at once, and every shard of one', async () => {
+				const upload = await make.store(store, workers, { segments: 5, sizeBytes: 1_000 });
+				await store.addFindings([0, 1, 2, 3, 4].map((segment) => finding(upload, segment, 5)));
+				expect((await checkRedundancy(store)).spreads).toEqual({
+					[on(4, 6, [0, 1, 2, 3, 4])]: { objects: 1, bytes: 1_000 },
+				});
+				await store.addFindings(ALL.map((index) => finding(upload, 3, index)));
+				expect((await checkRedundancy(store)).sets[on(4, 6, [])]).toEqual({ segments: 1, bytes: BYTES });
+			});
+
+			test('an object whose segments are on several sets, in any order, is on one spread', async () => {
+				const mixed = (order: readonly number[]) => {
+					const upload = make.upload(workers, { segments: 6, sizeBytes: 600 });
+					// Segment by segment without one of three workers.
+					const segments = upload.commit.segments.map((segment, at) => ({
+						...segment,
+						placements: segment.placements.filter(({ shardIndex }) => shardIndex !== order[at % order.length]),
+					}));
+					return { ...upload, commit: { ...upload.commit, segments } };
+				};
+				const uploads = [mixed([0, 1, 2]), mixed([2, 1, 0]), mixed([1, 1, 0, 2])];
+				for (const upload of uploads) {
+					await begin(store, upload);
+					await store.commit(upload.commit);
+				}
+				const { spreads } = await checkRedundancy(store);
+				expect(Object.values(spreads)).toEqual([{ objects: 3, bytes: 1_800 }]);
+				const ids = (await store.redundancyRows()).sets.map(({ setId }) => setId);
+				expect(new Set(await store.objectsOnSets(ids, 10))).toEqual(new Set(uploads.map(({ objectId }) => objectId)));
+				expect(await store.objectsOnSets(ids, 2)).toHaveLength(2);
+				for (const { objectId } of uploads) await store.deleteObject(objectId, NOW_MS);
+				expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [] });
+			});
+
+			test('a set that empties and fills again; an id of before never names another set', async () => {
+				const named = new Map<string, string>();
+				const remember = async () => {
+					for (const set of (await store.redundancyRows()).sets) {
+						expect(named.get(set.setId) ?? nameOf(set)).toBe(nameOf(set));
+						named.set(set.setId, nameOf(set));
+					}
+				};
+				for (let round = 0; round < 3; round++) {
+					for (const k of [3, 4]) {
+						const upload = await make.store(store, workers, { k, sizeBytes: 1_000 });
+						await remember();
+						expect(await checkRedundancy(store)).toEqual({
+							sets: { [on(k, 6, ALL)]: { segments: 1, bytes: BYTES } },
+							spreads: { [on(k, 6, ALL)]: { objects: 1, bytes: 1_000 } },
+						});
+						await store.addFindings([finding(upload, 0, round)]);
+						await remember();
+						if (round === 1) store = await opened.reopen();
+						await store.deleteObject(upload.objectId, NOW_MS);
+						expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [] });
+					}
+				}
+				expect(new Set(named.values()).size).toBe(8);
+			});
+
+			test('2,100 segments of one set come by pages, each once, with all that is known of them', async () => {
+				const uploads = [700, 1, 699, 700].map((segments) => make.upload(workers, { segments }));
+				for (const upload of uploads) {
+					await begin(store, upload);
+					await store.commit(upload.commit);
+				}
+				await make.store(store, workers, { k: 3, segments: 3 });
+				const setId = await setIdOf(on(4, 6, ALL));
+				const all = uploads.flatMap(({ objectId, versionId, commit }) =>
+					commit.segments.map((segment) => ({ objectId, versionId, segment })),
+				);
+				const sorted = (segments: readonly StoredSegment[]) =>
+					segments.toSorted((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
+				const [whole] = (await segmentsOn(setId, 5_000)) as [StoredSegment[]];
+				expect(sorted(whole)).toEqual(sorted(all));
+				for (const limit of [999, 1_000, 2_099, 2_100]) {
+					const pages = await segmentsOn(setId, limit);
+					expect(pages.map(({ length }) => length)).toEqual(
+						Array.from({ length: Math.ceil(2_100 / limit) }, (_, at) => Math.min(limit, 2_100 - at * limit)),
+					);
+					expect(pages.flat().map(keyOf)).toEqual(whole.map(keyOf));
+				}
+			});
+
+			test('segments that leave a set while its pages are read are left out, the others come once', async () => {
+				const uploads = [];
+				for (let count = 0; count < 8; count++) uploads.push(await make.store(store, workers, { segments: 2 }));
+				const setId = await setIdOf(on(4, 6, ALL));
+				const first = await store.segmentsOnSet(setId, { after: null, limit: 5 });
+				const seen = new Set(first.segments.map(keyOf));
+				const rest = uploads.flatMap((upload) =>
+					[0, 1]
+						.filter((segment) => !seen.has(`${upload.versionId} ${segment}`))
+						.map((segment) => ({ upload, segment })),
+				);
+				const [left, gone] = rest.slice(-3) as [(typeof rest)[number], (typeof rest)[number]];
+				await store.addFindings([finding(left.upload, left.segment, 0)]);
+				await store.deleteObject(gone.upload.objectId, NOW_MS);
+				const later = await store.segmentsOnSet(setId, { after: first.next, limit: 100 });
+				const stay = rest.filter(
+					({ upload, segment }) => upload !== gone.upload && !(upload === left.upload && segment === left.segment),
+				);
+				expect(later.segments.map(keyOf).toSorted()).toEqual(
+					stay.map(({ upload, segment }) => `${upload.versionId} ${segment}`).toSorted(),
+				);
+				expect(later.next).toBeNull();
+			});
+
+			test('samples: every segment comes, each from its set, objects about equally often', async () => {
+				const uploads = [];
+				for (let count = 0; count < 10; count++) {
+					uploads.push(await make.store(store, workers, { segments: 4 }));
+					await make.store(store, workers, { k: 3 });
+				}
+				const setId = await setIdOf(on(4, 6, ALL));
+				const drawn = new Map<string, number>();
+				for (let at = 0; at < 400; at++) {
+					const sample = (await store.sampleSet(setId, (at + 0.5) / 400)) as StoredSegment;
+					const upload = uploads.find(({ objectId }) => objectId === sample.objectId) as Upload;
+					expect(sample).toEqual({
+						objectId: upload.objectId,
+						versionId: upload.versionId,
+						segment: upload.commit.segments[sample.segment.index],
+					});
+					drawn.set(keyOf(sample), (drawn.get(keyOf(sample)) ?? 0) + 1);
+				}
+				expect(drawn.size).toBe(40);
+				// 10 each would be even; an object's own place and the gap before it may both be drawn.
+				expect(Math.max(...drawn.values())).toBeLessThanOrEqual(25);
+				for (const at of [0, 1]) expect(await store.sampleSet(setId, at)).not.toBeNull();
+			});
+
+			test('a set that is gone has no sample, and one of one segment always that', async () => {
+				const upload = await make.store(store, workers);
+				const setId = await setIdOf(on(4, 6, ALL));
+				for (const at of [0, 0.3, 0.999, 1]) {
+					expect((await store.sampleSet(setId, at))?.objectId).toBe(upload.objectId);
+				}
+				await store.deleteObject(upload.objectId, NOW_MS);
+				expect(await store.sampleSet(setId, 0.5)).toBeNull();
+				expect(await store.objectsOnSets([setId], 5)).toEqual([]);
+			});
+
+			test.each(['x', '1', '1.2.3', '{}'])('cursor %j is invalid', async (after) => {
+				await make.store(store, workers);
+				const setId = await setIdOf(on(4, 6, ALL));
+				await refused('invalid', store.segmentsOnSet(setId, { after, limit: 1 }));
+			});
+
+			test('commits, findings, repairs and deletions at once: the counts are those of the rows', async () => {
+				const make2 = new Fixtures('at once');
+				const uploads = Array.from({ length: 60 }, (_, at) =>
+					make2.upload(at % 2 === 0 ? workers : workers.toReversed(), {
+						segments: 1 + (at % 3),
+						missing: at % 4 === 0 ? [at % 6] : [],
+					}),
+				);
+				await Promise.all(uploads.map((upload) => begin(store, upload)));
+				await Promise.all(uploads.map(({ commit }) => store.commit(commit)));
+				const items = (await dueItems()).slice(0, 12);
+				const repairs = await Promise.all(
+					items.map((item, at) => rebuilt(item, at % 3 === 0 ? (workers[at % 6] as WorkerId) : make2.id())),
+				);
+				await Promise.allSettled([
+					...uploads.map((upload, at) => store.addFindings([finding(upload, 0, (at + 1) % 6)])),
+					...uploads.filter((_, at) => at % 5 === 0).map(({ objectId }) => store.deleteObject(objectId, NOW_MS)),
+					...repairs.map(({ done, uploadId }) => store.repairDone(done, uploadId)),
+					...uploads.map(({ commit }) => store.commit(commit)),
+				]);
+				await checkRedundancy(store);
+			});
+		});
+
 		describe('workers', () => {
 			test('saved, changed, kept', async () => {
 				const [b, a] = [make.worker('worker-b'), make.worker('worker-a')];
@@ -649,6 +981,80 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				store = await opened.reopen();
 				expect(await store.workers()).toEqual([after, { ...before, name: 'worker-1~0' }, other]);
 			});
+
+			test('duty and history stay when the worker is seen again, and are changed by their own calls only', async () => {
+				const worker = make.worker('worker-1');
+				await store.saveWorker({ ...worker, duty: 'draining', history: 'x' } as WorkerSighting);
+				expect(await store.workers()).toEqual([{ ...worker, duty: 'active', history: '' }]);
+				expect(await store.setDuty(worker.workerId, 'cordoned')).toBe(true);
+				expect(await store.setDuty(make.id<WorkerId>(), 'cordoned')).toBe(false);
+				await store.saveHistory(worker.workerId, '{"audits":[3,"§"]}');
+				await store.saveHistory(make.id<WorkerId>(), 'nobody');
+				await store.saveWorker({ ...worker, shards: 99 });
+				const expected = { ...worker, shards: 99, duty: 'cordoned', history: '{"audits":[3,"§"]}' };
+				expect(await store.workers()).toEqual([expected]);
+				store = await opened.reopen();
+				expect(await store.workers()).toEqual([expected]);
+				await store.setDuty(worker.workerId, 'draining');
+				await store.setDuty(worker.workerId, 'active');
+				expect(await store.workers()).toEqual([{ ...expected, duty: 'active' }]);
+			});
+
+			test('one that a placement names is not forgotten, good or marked; then it goes with its delete queue', async () => {
+				const rows = workers.map((workerId, at) => ({ ...make.worker(`worker-${at}`), workerId }));
+				for (const row of rows) await store.saveWorker(row);
+				const stays = await make.store(store, workers.slice(1), { k: 3, n: 5 });
+				const upload = await make.store(store, workers, { missing: [1] });
+				const worker = workers[0] as WorkerId;
+				await refused('conflict', store.forgetWorker(worker));
+				await store.addFindings([finding(upload, 0, 0)]);
+				await refused('conflict', store.forgetWorker(worker));
+				const item = (await dueItems()).find(({ shardIndex }) => shardIndex === 0) as RepairItem;
+				const { uploadId, done } = await rebuilt(item, workers[1] as WorkerId);
+				await store.repairDone(done, uploadId);
+				expect(await store.deletions(worker, 10)).toHaveLength(1);
+				const before = await store.counts();
+				expect(await store.forgetWorker(make.id<WorkerId>())).toBe(false);
+				expect(await store.forgetWorker(worker)).toBe(true);
+				expect(await store.forgetWorker(worker)).toBe(false);
+				expect(await store.deletions(worker, 10)).toEqual([]);
+				expect(await store.counts()).toEqual({ ...before, deletions: before.deletions - 1 });
+				expect(await store.workers()).toEqual(rows.slice(1));
+				await refused('conflict', store.forgetWorker(workers[1] as WorkerId));
+				for (const { objectId } of [stays, upload]) await store.deleteObject(objectId, NOW_MS);
+				expect(await store.forgetWorker(workers[1] as WorkerId)).toBe(true);
+				// Its name is free.
+				await store.saveWorker({ ...make.worker('worker-0'), name: 'worker-1' });
+			});
+		});
+
+		describe('jobs', () => {
+			test('paused, asked to run, told their state: each keeps what the others said', async () => {
+				expect(await store.jobs()).toEqual([]);
+				await store.saveJobState('repair', '{"left":3}', NOW_MS);
+				await store.requestRun('audit', NOW_MS + 1);
+				await store.pauseJob('repair', true, NOW_MS + 2);
+				await store.pauseJob('drain', false, NOW_MS + 3);
+				const audit = { name: 'audit', paused: false, runs: 1, state: '', updatedAtMs: NOW_MS + 1 };
+				const drain = { name: 'drain', paused: false, runs: 0, state: '', updatedAtMs: NOW_MS + 3 };
+				const repair = { name: 'repair', paused: true, runs: 0, state: '{"left":3}', updatedAtMs: NOW_MS + 2 };
+				expect(await store.jobs()).toEqual([audit, drain, repair]);
+				await store.requestRun('audit', NOW_MS + 4);
+				await store.requestRun('repair', NOW_MS + 5);
+				await store.saveJobState('audit', 'x', NOW_MS + 6);
+				await store.pauseJob('repair', false, NOW_MS + 7);
+				store = await opened.reopen();
+				expect(await store.jobs()).toEqual([
+					{ ...audit, runs: 2, state: 'x', updatedAtMs: NOW_MS + 6 },
+					drain,
+					{ ...repair, paused: false, runs: 1, updatedAtMs: NOW_MS + 7 },
+				]);
+			});
+
+			test('requests at once all count', async () => {
+				await Promise.all(Array.from({ length: 20 }, () => store.requestRun('audit', NOW_MS)));
+				expect(await store.jobs()).toMatchObject([{ runs: 20 }]);
+			});
 		});
 
 		describe('leases', () => {
@@ -683,6 +1089,8 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const upload = await make.store(store, workers, { missing: [0, 1] });
 				const expiring = make.upload(workers);
 				await begin(store, expiring, NOW_MS);
+				const worker = make.worker('worker-1');
+				await store.saveWorker(worker);
 				const [item, other] = (await dueItems()) as [RepairItem, RepairItem];
 				const uploadId = make.id<UploadId>();
 				const shard = { shardId: make.id<ShardId>(), workerId: workers[0] as WorkerId };
@@ -694,17 +1102,29 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 					() => store.deletionsDone(workers[0] as WorkerId, queue, lease),
 					() => store.repairDone(done, uploadId, lease),
 					() => store.expireIntents(NOW_MS, 10, lease),
+					() => store.saveHistory(worker.workerId, 'told', lease),
+					() => store.saveJobState('repair', 'told', NOW_MS, lease),
 				];
-				const before = [await store.counts(), await dueItems(), await stored(upload)];
+				const view = async () => [
+					await store.counts(),
+					await dueItems(),
+					await stored(upload),
+					await store.workers(),
+					await store.jobs(),
+					await reported(store),
+				];
+				const before = await view();
 				const lost = (await acquire('a', 1)) as Lease;
 				await expect.poll(() => acquire('b')).not.toBeNull();
 				for (const write of writes(lost)) await refused('expired', write());
 				for (const write of writes({ name: 'never', fencing: 1 })) await refused('expired', write());
-				expect([await store.counts(), await dueItems(), await stored(upload)]).toEqual(before);
+				expect(await view()).toEqual(before);
 				const held = (await acquire('b')) as Lease;
 				for (const write of writes(held)) await write();
 				expect(await dueItems()).toEqual([{ ...other, attempts: 1, dueAtMs: NOW_MS + 5 }]);
 				expect((await store.counts()).intents).toBe(0);
+				expect(await store.workers()).toEqual([{ ...worker, history: 'told' }]);
+				expect(await store.jobs()).toMatchObject([{ name: 'repair', state: 'told' }]);
 				await store.releaseLease(held);
 				await refused('expired', store.expireIntents(NOW_MS, 10, held));
 			});

@@ -7,6 +7,7 @@ import { expect } from 'vitest';
 import { asDistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { checkRedundancy, reported } from './store.recount.ts';
 import type { MetadataStore } from './store.ts';
 import { MemoryMetadataStore } from './store-memory.ts';
 
@@ -57,14 +58,15 @@ export async function compareHistories(
 async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<void> {
 	const memory = new MemoryMetadataStore();
 	const make = new Fixtures('model');
-	const workers = Array.from({ length: 4 }, () => make.id<WorkerId>());
+	// Uploads go to the first four; repair has two more to choose from.
+	const workers = Array.from({ length: 6 }, () => make.id<WorkerId>());
 	const uploads: Upload[] = [];
 	let nowMs = NOW_MS;
 	for (const { act, pick, other } of steps) {
 		nowMs += pick % 7;
 		const upload = uploads[pick % Math.max(1, uploads.length)];
 		// One list of calls for both stores: whatever is random is drawn before.
-		const fresh = make.upload(workers, {
+		const fresh = make.upload(workers.slice(0, 4), {
 			segments: 1 + (other % 2),
 			k: 2,
 			n: 4,
@@ -112,7 +114,7 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 					return item === undefined ? null : store.deferRepair(item, nowMs + other);
 				case 'repair': {
 					if (item === undefined) return null;
-					const placement = { shardIndex: item.shardIndex, shardId, workerId: workers[pick % 4] as WorkerId };
+					const placement = { shardIndex: item.shardIndex, shardId, workerId: workers[pick % 6] as WorkerId };
 					const { objectId } = item;
 					await store.begin({ uploadId: repairUploadId, objectId, shards: [placement], expiresAtMs: nowMs + 9 });
 					return store.repairDone({ item, placement, nowMs }, repairUploadId);
@@ -122,6 +124,7 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 		expect(await settled(on(tested))).toEqual(await settled(on(memory)));
 	}
 	expect(await view(tested, uploads, workers)).toEqual(await view(memory, uploads, workers));
+	await checkRedundancy(tested);
 }
 
 async function settled(call: Promise<unknown>): Promise<unknown> {
@@ -144,5 +147,6 @@ async function view(store: MetadataStore, uploads: readonly Upload[], workers: r
 		repairs: await store.repairs({ nowMs: NOW_MS * 2, limit: 10_000 }),
 		intents: await store.intents(1_000),
 		counts: await store.counts(),
+		redundancy: await reported(store),
 	};
 }

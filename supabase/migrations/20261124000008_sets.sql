@@ -1,0 +1,674 @@
+-- Worker sets and spreads: which segments are cut alike and have their good shards (placed, without finding) on the same
+-- workers, which objects are on the same sets, and how many of both. Every call that changes placements or findings moves
+-- what it touched in its own sub-transaction, so the counts are those of the rows at any moment. Also what operators ask of
+-- workers and jobs.
+--
+-- A set's id is a digest of what it is, and so is a spread's: two transactions that come to the same new set need not
+-- wait for each other, and an id never names anything else. Counts are spread over slots like those of distro.totals: a
+-- transaction writes rows of its own slot only, so nobody waits here at all. A row may be negative, the sum over slots never.
+-- Who runs the release before knows nothing of this and keeps counting: the functions work from what it sends.
+
+alter table distro.workers
+	add column duty text not null default 'active',
+	add column history text not null default '';
+create table distro.jobs (
+	name text primary key,
+	paused boolean not null default false,
+	runs bigint not null default 0,
+	state text not null default '',
+	updated_at_ms bigint not null
+);
+
+create table distro.worker_sets (
+	set_id uuid not null,
+	slot integer not null,
+	k integer not null,
+	n integer not null,
+	workers uuid[] not null,
+	segments bigint not null,
+	bytes bigint not null,
+	primary key (set_id, slot)
+) with (fillfactor = 50);
+-- Inline objects are on none: they are what the totals have beyond it.
+create table distro.spreads (
+	spread_id uuid not null,
+	slot integer not null,
+	sets uuid[] not null,
+	objects bigint not null,
+	bytes numeric not null,
+	primary key (spread_id, slot)
+) with (fillfactor = 50);
+alter table distro.worker_sets enable row level security;
+alter table distro.spreads enable row level security;
+alter table distro.jobs enable row level security;
+
+create function distro.digest_id(content text) returns uuid language sql immutable parallel safe
+return encode(substr(sha256(content::bytea), 1, 16), 'hex')::uuid;
+
+-- workers in order.
+create function distro.set_id(k integer, n integer, workers uuid[]) returns uuid language sql stable parallel safe
+return distro.digest_id(k || ' of ' || n || ': ' || workers::text);
+
+-- sets in order.
+create function distro.spread_id(sets uuid[]) returns uuid language sql stable parallel safe
+return distro.digest_id(sets::text);
+
+-- Counted one by one, as in distro.discard_named: findings may be few when this is planned.
+create function distro.good_workers(object bigint, of_segment bigint) returns uuid[] language sql stable
+return (
+	select coalesce(array_agg(p.worker_id order by p.worker_id), '{}') from distro.placements p
+		where p.object_no = object and p.segment = of_segment
+			and (select count(*) from distro.findings f where f.shard_id = p.shard_id) = 0
+);
+
+create function distro.segment_bytes(cells integer, cell_bytes integer, last_cell_bytes integer) returns bigint
+language sql immutable parallel safe
+return (cells - 1)::bigint * cell_bytes + last_cell_bytes;
+
+-- What is there already, into slot 0.
+alter table distro.segments add column set_id uuid;
+alter table distro.objects add column spread_id uuid;
+update distro.segments set set_id = distro.set_id(k, n, distro.good_workers(object_no, segment));
+alter table distro.segments alter column set_id set not null;
+create index segments_set on distro.segments (set_id, object_no, segment);
+insert into distro.worker_sets (set_id, slot, k, n, workers, segments, bytes)
+	select counted.set_id, 0, s.k, s.n, distro.good_workers(s.object_no, s.segment), counted.segments, counted.bytes
+		from (
+			select set_id, count(*) as segments, sum(distro.segment_bytes(cells, cell_bytes, last_cell_bytes)) as bytes,
+					min(object_no) as object_no
+				from distro.segments group by set_id
+		) counted
+		cross join lateral (
+			select * from distro.segments one
+				where one.set_id = counted.set_id and one.object_no = counted.object_no order by one.segment limit 1
+		) s;
+update distro.objects o set spread_id = distro.spread_id(found.sets)
+	from (
+		select object_no, array_agg(distinct set_id order by set_id) as sets from distro.segments group by object_no
+	) found where o.object_no = found.object_no;
+insert into distro.spreads (spread_id, slot, sets, objects, bytes)
+	select counted.spread_id, 0, array(
+			select distinct set_id from distro.segments where object_no = counted.object_no order by set_id
+		), counted.objects, counted.bytes
+		from (
+			select spread_id, count(*) as objects, sum(size_bytes) as bytes, min(object_no) as object_no
+				from distro.objects where spread_id is not null group by spread_id
+		) counted;
+
+create function distro.count_set(part distro.worker_sets) returns void language sql volatile
+begin atomic
+	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
+		values (part.set_id, distro.slot(), part.k, part.n, part.workers, part.segments, part.bytes)
+		on conflict (set_id, slot) do update
+			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
+end;
+
+-- Some slot has a row of it: what leaves was counted.
+create function distro.leave_set(left_set uuid, less bigint, less_bytes bigint) returns void language plpgsql as $$
+begin
+	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
+		select w.set_id, distro.slot(), w.k, w.n, w.workers, -less, -less_bytes
+			from distro.worker_sets w where w.set_id = left_set limit 1
+		on conflict (set_id, slot) do update
+			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
+	delete from distro.worker_sets where set_id = left_set and slot = distro.slot() and segments = 0 and bytes = 0;
+end $$;
+
+create function distro.count_spread(given uuid, on_sets uuid[], more_bytes bigint) returns void language sql volatile
+begin atomic
+	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
+		values (given, distro.slot(), on_sets, 1, more_bytes)
+		on conflict (spread_id, slot) do update
+			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
+end;
+
+create function distro.leave_spread(left_spread uuid, less_bytes bigint) returns void language plpgsql as $$
+begin
+	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
+		select s.spread_id, distro.slot(), s.sets, -1, -less_bytes
+			from distro.spreads s where s.spread_id = left_spread limit 1
+		on conflict (spread_id, slot) do update
+			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
+	delete from distro.spreads where spread_id = left_spread and slot = distro.slot() and objects = 0 and bytes = 0;
+end $$;
+
+-- After placements or findings of an object's segments changed. The object is locked.
+create function distro.move_segments(object bigint, touched bigint[]) returns void language plpgsql as $$
+declare
+	one record;
+	good uuid[];
+	now_on uuid;
+	entered uuid[] := '{}';
+	left_sets uuid[] := '{}';
+	stored distro.objects;
+	old_sets uuid[];
+	new_sets uuid[];
+	new_spread uuid;
+begin
+	for one in
+		select s.segment, s.k, s.n, s.set_id, distro.segment_bytes(s.cells, s.cell_bytes, s.last_cell_bytes) as bytes
+			from distro.segments s where s.object_no = object and s.segment = any (touched)
+	loop
+		good := distro.good_workers(object, one.segment);
+		now_on := distro.set_id(one.k, one.n, good);
+		continue when now_on = one.set_id;
+		perform distro.count_set(row (now_on, null, one.k, one.n, good, 1, one.bytes)::distro.worker_sets);
+		perform distro.leave_set(one.set_id, 1, one.bytes);
+		update distro.segments set set_id = now_on where object_no = object and segment = one.segment;
+		entered := array_append(entered, now_on);
+		left_sets := array_append(left_sets, one.set_id);
+	end loop;
+	if entered = '{}' then return; end if;
+
+	-- Only sets that a segment left are looked at again: an object may have thousands of segments.
+	select * into stored from distro.objects where object_no = object;
+	select sets into old_sets from distro.spreads where spread_id = stored.spread_id limit 1;
+	new_sets := array(
+		select distinct candidate from unnest(old_sets || entered) candidate
+			where candidate <> all (left_sets)
+				or exists (select from distro.segments s where s.set_id = candidate and s.object_no = object)
+			order by candidate
+	);
+	new_spread := distro.spread_id(new_sets);
+	if new_spread = stored.spread_id then return; end if;
+	perform distro.count_spread(new_spread, new_sets, stored.size_bytes);
+	perform distro.leave_spread(stored.spread_id, stored.size_bytes);
+	update distro.objects set spread_id = new_spread where object_no = object;
+end $$;
+
+-- Rows that cancel each other in two slots: those of another slot, which nobody uses just now, are taken into this one. One
+-- slot at a time: whoever finds none free makes a new one.
+create function distro.fold_counts() returns void language plpgsql as $$
+declare
+	mine constant integer := distro.slot();
+	other integer;
+begin
+	select slot into other from distro.totals where slot <> mine order by random() limit 1 for update skip locked;
+	if not found then return; end if;
+	with taken as (
+		delete from distro.worker_sets where slot = other
+			and set_id in (select set_id from distro.worker_sets group by set_id having sum(segments) = 0)
+			returning *
+	)
+	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
+		select set_id, mine, k, n, workers, segments, bytes from taken
+		on conflict (set_id, slot) do update
+			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
+	delete from distro.worker_sets where slot = mine and segments = 0 and bytes = 0;
+	with taken as (
+		delete from distro.spreads where slot = other
+			and spread_id in (select spread_id from distro.spreads group by spread_id having sum(objects) = 0)
+			returning *
+	)
+	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
+		select spread_id, mine, sets, objects, bytes from taken
+		on conflict (spread_id, slot) do update
+			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
+	delete from distro.spreads where slot = mine and objects = 0 and bytes = 0;
+end $$;
+
+-- Null when it is stored now as it was given; the stored object when this upload was committed before.
+-- placements: [[segment, index, shard, worker], …]; missing: [[segment, index, spares], …]; abandoned: [[shard, worker], …]
+create or replace function distro.commit_upload(args jsonb) returns jsonb language plpgsql as $$
+declare
+	given constant jsonb := args->'object';
+	upload constant uuid := given->>'uploadId';
+	now_ms constant bigint := args->>'nowMs';
+	known distro.objects;
+	new_no bigint;
+	placed bigint;
+	set_of uuid[];
+	parts distro.worker_sets[];
+	on_sets uuid[];
+	on_spread uuid;
+begin
+	select * into known from distro.objects where upload_id = upload;
+	if found then return distro.object_json(known); end if;
+	-- The compare-and-set on which everything hangs: only one of commit and abort finds the row.
+	delete from distro.intents where upload_id = upload;
+	if not found then
+		-- The same commit may have ended while this one waited.
+		select * into known from distro.objects where upload_id = upload;
+		if found then return distro.object_json(known); end if;
+		if jsonb_array_length(args->'segments') > 0 then perform distro.refuse('not_open'); end if;
+	end if;
+	if args->'idempotency' <> 'null' then
+		perform distro.finish_claim(args->'idempotency', upload, (given->>'objectId')::uuid, now_ms);
+	end if;
+	if args->'segments' <> '[]' then
+		with cut as (
+			select s."index", s.k, s.n, distro.segment_bytes(s.cells, s."cellBytes", s."lastCellBytes") as bytes,
+					coalesce(p.workers, '{}') as workers, distro.set_id(s.k, s.n, coalesce(p.workers, '{}')) as set_id
+				from jsonb_to_recordset(args->'segments') as s("index" bigint, k integer, n integer, cells integer,
+						"cellBytes" integer, "lastCellBytes" integer)
+					left join (
+						select (p->>0)::bigint as segment, array_agg((p->>3)::uuid order by (p->>3)::uuid) as workers
+							from jsonb_array_elements(args->'placements') p group by 1
+					) p on p.segment = s."index"
+		), part as (
+			select row (set_id, null, k, n, workers, count(*), sum(bytes))::distro.worker_sets as part, set_id
+				from cut group by set_id, k, n, workers
+		)
+		select (select array_agg(set_id order by "index") from cut), array_agg(part), array_agg(set_id order by set_id)
+			into set_of, parts, on_sets from part;
+		on_spread := distro.spread_id(on_sets);
+	end if;
+
+	insert into distro.objects (object_id, version_id, upload_id, size_bytes, segments, created_at_ms, etag,
+			key_generation, wrapped_key, manifest, inline, spread_id)
+		values ((given->>'objectId')::uuid, (given->>'versionId')::uuid, upload, (given->>'sizeBytes')::bigint,
+			(given->>'segments')::bigint, (given->>'createdAtMs')::bigint, given->>'etag',
+			(given->>'keyGeneration')::bigint, decode(given->>'wrappedKey', 'base64'),
+			decode(given->>'manifest', 'base64'), decode(given->>'inline', 'base64'), on_spread)
+		on conflict do nothing returning object_no into new_no;
+	if new_no is null then
+		select * into known from distro.objects where upload_id = upload;
+		if found then return distro.object_json(known); end if;
+		perform distro.refuse('object_taken');
+	end if;
+	insert into distro.segments (object_no, segment, codec, k, n, cell_bytes, cells, last_cell_bytes, seal_id,
+			encoding_id, end_record, roots, because, set_id)
+		select new_no, s."index", s.codec, s.k, s.n, s."cellBytes", s.cells, s."lastCellBytes", s."sealId",
+				s."encodingId", decode(s."endRecord", 'base64'), decode(s.roots, 'base64'), s.because,
+				set_of[s."index" + 1]
+			from jsonb_to_recordset(args->'segments') as s("index" bigint, codec text, k integer, n integer,
+				"cellBytes" integer, cells integer, "lastCellBytes" integer, "sealId" uuid, "encodingId" uuid,
+				"endRecord" text, roots text, because text);
+	if parts is not null then
+		perform distro.count_set(p) from unnest(parts) p;
+		perform distro.count_spread(on_spread, on_sets, (given->>'sizeBytes')::bigint);
+	end if;
+	insert into distro.placements (object_no, segment, shard_index, shard_id, worker_id)
+		select new_no, (p->>0)::bigint, (p->>1)::integer, named.shard_id, named.worker_id
+			from jsonb_array_elements(args->'placements') p join distro.intent_shards named
+				on named.upload_id = upload and named.shard_id = (p->>2)::uuid and named.worker_id = (p->>3)::uuid;
+	get diagnostics placed = row_count;
+	if placed < jsonb_array_length(args->'placements') then
+		perform distro.refuse('never_named', (
+			select p->>2 from jsonb_array_elements(args->'placements') p where not exists (
+				select from distro.intent_shards named
+					where named.upload_id = upload and named.shard_id = (p->>2)::uuid and named.worker_id = (p->>3)::uuid
+			) limit 1
+		));
+	end if;
+	if args->'missing' <> '[]' then
+		insert into distro.repairs (object_no, segment, shard_index, spares, attempts, due_at_ms)
+			select new_no, (m->>0)::bigint, (m->>1)::integer, (m->>2)::integer, 0, now_ms
+				from jsonb_array_elements(args->'missing') m;
+	end if;
+	perform distro.queue_deletion((a->>0)::uuid, (a->>1)::uuid, now_ms) from jsonb_array_elements(args->'abandoned') a;
+	perform distro.discard_named(upload, now_ms);
+	return null;
+end $$;
+
+create or replace function distro.expire_intents(args jsonb) returns jsonb language plpgsql as $$
+declare
+	now_ms constant bigint := args->>'nowMs';
+	most constant integer := args->>'limit';
+	expired uuid[];
+begin
+	select array_agg(upload_id) into expired from (
+		select upload_id from distro.intents where expires_at_ms <= now_ms
+			order by expires_at_ms, upload_id limit most for update skip locked
+	) old;
+	perform distro.abort_one(upload, now_ms) from unnest(expired) upload;
+	delete from distro.idempotency where (owner, key) in (
+		select owner, key from distro.idempotency where expires_at_ms <= now_ms
+			order by expires_at_ms limit most for update skip locked
+	);
+	delete from distro.removals where removed_at < clock_timestamp() - interval '10 minutes';
+	perform distro.fold_counts();
+	return to_jsonb(coalesce(cardinality(expired), 0));
+end $$;
+
+create or replace function distro.delete_object(args jsonb) returns jsonb language plpgsql as $$
+declare
+	gone bigint;
+	gone_spread uuid;
+	gone_bytes bigint;
+begin
+	-- Waits for findings and repairs of this object that are being written.
+	select object_no, spread_id, size_bytes into gone, gone_spread, gone_bytes from distro.objects where object_id = (args->>'objectId')::uuid
+		for update;
+	if not found then
+		return to_jsonb(exists (select from distro.removals where call_id = (args->>'callId')::uuid));
+	end if;
+	insert into distro.deletions (worker_id, shard_id, queued_at_ms)
+		select worker_id, shard_id, (args->>'nowMs')::bigint from distro.placements where object_no = gone
+			order by segment, shard_index
+		on conflict do nothing;
+	delete from distro.findings where object_no = gone;
+	delete from distro.repairs where object_no = gone;
+	delete from distro.placements where object_no = gone;
+	if gone_spread is not null then
+		perform distro.leave_set(part.set_id, part.segments, part.bytes) from (
+			select set_id, count(*) as segments, sum(distro.segment_bytes(cells, cell_bytes, last_cell_bytes))::bigint as bytes
+				from distro.segments where object_no = gone group by set_id
+		) part;
+		perform distro.leave_spread(gone_spread, gone_bytes);
+	end if;
+	delete from distro.segments where object_no = gone;
+	delete from distro.objects where object_no = gone;
+	insert into distro.removals (call_id) values ((args->>'callId')::uuid);
+	return 'true';
+end $$;
+
+-- findings: [[shard, worker, kind, detail, found at], …]
+create or replace function distro.add_findings(args jsonb) returns jsonb language plpgsql as $$
+declare
+	found_shards constant uuid[] := array(select (f->>0)::uuid from jsonb_array_elements(args->'findings') f);
+	finding jsonb;
+	placed distro.placements;
+begin
+	perform from distro.objects where object_no in (
+		select object_no from distro.placements where shard_id = any (found_shards)
+	) order by object_no for no key update;
+	for finding in select f from jsonb_array_elements(args->'findings') with ordinality as given(f, place) order by place loop
+		select * into placed from distro.placements
+			where shard_id = (finding->>0)::uuid and worker_id = (finding->>1)::uuid;
+		continue when not found;
+		insert into distro.findings (shard_id, object_no, worker_id, kind, detail, found_at_ms)
+			values (placed.shard_id, placed.object_no, placed.worker_id, finding->>2, finding->>3, (finding->>4)::bigint)
+			on conflict (shard_id) do update set object_no = excluded.object_no, worker_id = excluded.worker_id,
+				kind = excluded.kind, detail = excluded.detail, found_at_ms = excluded.found_at_ms;
+		insert into distro.repairs (object_no, segment, shard_index, spares, attempts, due_at_ms)
+			values (placed.object_no, placed.segment, placed.shard_index, 0, 0, (finding->>4)::bigint) on conflict do nothing;
+		if found then perform distro.count_spares(placed.object_no, placed.segment); end if;
+	end loop;
+	perform distro.move_segments(touched.object_no, touched.segments) from (
+		select object_no, array_agg(distinct segment) as segments from distro.placements
+			where shard_id = any (found_shards) group by object_no order by object_no
+	) touched;
+	return null;
+end $$;
+
+-- That the segment is gone, or another shard of it on that worker, is answered and not raised: that the new shard is to be
+-- deleted must stay.
+create or replace function distro.repair_done(args jsonb) returns jsonb language plpgsql as $$
+declare
+	item constant jsonb := args->'item';
+	upload constant uuid := args->>'uploadId';
+	new_shard constant uuid := args->>'shardId';
+	new_worker constant uuid := args->>'workerId';
+	now_ms constant bigint := args->>'nowMs';
+	of_segment constant bigint := item->>'segment';
+	of_index constant integer := item->>'shardIndex';
+	object bigint;
+	old distro.placements;
+begin
+	perform from distro.placements where shard_id = new_shard;
+	if found then return null; end if;
+	delete from distro.intents where upload_id = upload;
+	if not found then
+		-- The same call may have ended while this one waited.
+		perform from distro.placements where shard_id = new_shard;
+		if found then return null; end if;
+		perform distro.refuse('not_open');
+	end if;
+	perform from distro.intent_shards where upload_id = upload and shard_id = new_shard and worker_id = new_worker;
+	if not found then perform distro.refuse('never_named', distro.hex(new_shard)); end if;
+	object := distro.encoded_as(item);
+	if object is null then
+		perform distro.discard_named(upload, now_ms);
+		return '{"refused": "segment_gone"}';
+	end if;
+	perform from distro.placements
+		where object_no = object and segment = of_segment and worker_id = new_worker and shard_index <> of_index;
+	if found then
+		perform distro.discard_named(upload, now_ms);
+		return '{"refused": "worker_taken"}';
+	end if;
+	delete from distro.placements where object_no = object and segment = of_segment and shard_index = of_index
+		returning * into old;
+	if found then
+		delete from distro.findings where shard_id = old.shard_id;
+		perform distro.queue_deletion(old.shard_id, old.worker_id, now_ms);
+	end if;
+	insert into distro.placements (object_no, segment, shard_index, shard_id, worker_id)
+		values (object, of_segment, of_index, new_shard, new_worker);
+	delete from distro.repairs where object_no = object and segment = of_segment and shard_index = of_index;
+	if found then perform distro.count_spares(object, of_segment); end if;
+	perform distro.move_segments(object, array[of_segment]);
+	perform distro.discard_named(upload, now_ms);
+	return null;
+end $$;
+
+-- Sets: '{worker,…}' without dashes, and sums as text.
+create function distro.read_redundancy(args jsonb) returns jsonb language sql stable
+return jsonb_build_object(
+	'sets', (
+		select coalesce(jsonb_agg(jsonb_build_array(distro.hex(set_id), k, n, replace(workers::text, '-', ''),
+				segments::text, bytes::text)), '[]')
+			from (
+				select set_id, k, n, workers, sum(segments) as segments, sum(bytes) as bytes
+					from distro.worker_sets group by set_id, k, n, workers having sum(segments) > 0
+			) counted
+	),
+	'spreads', (
+		select coalesce(jsonb_agg(jsonb_build_array(replace(sets::text, '-', ''), objects::text, bytes::text)), '[]')
+			from (
+				select (select s.sets from distro.spreads s where s.spread_id = counted.spread_id limit 1) as sets, objects, bytes
+					from (
+						select spread_id, sum(objects) as objects, sum(bytes) as bytes
+							from distro.spreads group by spread_id having sum(objects) > 0
+					) counted
+				union all
+				select '{}', sum(objects) - (select coalesce(sum(objects), 0) from distro.spreads),
+						sum(bytes) - (select coalesce(sum(bytes), 0) from distro.spreads)
+					from distro.totals
+					having sum(objects) > (select coalesce(sum(objects), 0) from distro.spreads)
+			) spread
+	)
+);
+
+create function distro.stored_segment(object bigint, of_segment bigint) returns jsonb language sql stable
+return (
+	select jsonb_build_object('place', jsonb_build_array(object, of_segment), 'objectId', distro.hex(o.object_id),
+			'versionId', distro.hex(o.version_id), 'segment',
+			distro.segments_json(object, jsonb_build_object('fromSegment', of_segment, 'limit', 1))->0)
+		from distro.objects o where o.object_no = object
+);
+
+-- after: [object, segment] or null
+create function distro.read_segments_on_set(args jsonb) returns jsonb language sql stable
+return (
+	select coalesce(jsonb_agg(distro.stored_segment(object_no, segment) order by object_no, segment), '[]')
+		from (
+			select object_no, segment from distro.segments
+				where set_id = (args->>'setId')::uuid and (object_no, segment) >
+					(coalesce((args->'after'->>0)::bigint, -1), coalesce((args->'after'->>1)::bigint, -1))
+				order by object_no, segment limit (args->>'limit')::integer
+		) page
+);
+
+-- The object that is near `at` by number, and of its segments the one near the rest of `at`.
+create function distro.read_sample(args jsonb) returns jsonb language plpgsql stable as $$
+declare
+	of_set constant uuid := args->>'setId';
+	at double precision := least(greatest((args->>'at')::double precision, 0), 1);
+	lowest bigint;
+	highest bigint;
+	place double precision;
+	object bigint;
+	of_segment bigint;
+begin
+	select min(object_no), max(object_no) into lowest, highest from distro.segments where set_id = of_set;
+	if lowest is null then return null; end if;
+	place := at * (highest - lowest + 1);
+	select object_no into object from distro.segments
+		where set_id = of_set and object_no >= least(lowest + floor(place)::bigint, highest) order by object_no limit 1;
+	at := place - floor(place);
+	select min(segment), max(segment) into lowest, highest from distro.segments where set_id = of_set and object_no = object;
+	select segment into of_segment from distro.segments
+		where set_id = of_set and object_no = object and segment >= lowest + floor(at * (highest - lowest + 1))::bigint
+		order by segment limit 1;
+	return distro.stored_segment(object, of_segment);
+end $$;
+
+-- From object to object: one of thousands of segments is one step as well.
+create function distro.read_objects_on_sets(args jsonb) returns jsonb language plpgsql stable as $$
+declare
+	most constant integer := args->>'limit';
+	of_set uuid;
+	object bigint;
+	found_objects bigint[] := '{}';
+begin
+	for of_set in select s::uuid from jsonb_array_elements_text(args->'setIds') s loop
+		object := -1;
+		while cardinality(found_objects) < most loop
+			select object_no into object from distro.segments
+				where set_id = of_set and object_no > object order by object_no limit 1;
+			exit when not found;
+			if object <> all (found_objects) then found_objects := array_append(found_objects, object); end if;
+		end loop;
+	end loop;
+	return (
+		select coalesce(jsonb_agg(distro.hex(object_id)), '[]') from distro.objects where object_no = any (found_objects)
+	);
+end $$;
+
+create or replace function distro.read_workers(args jsonb) returns jsonb language sql stable
+return (
+	select coalesce(jsonb_agg(jsonb_build_object('workerId', distro.hex(worker_id), 'name', name, 'address', address,
+			'zone', zone, 'receiptKey', encode(receipt_key, 'base64'), 'registeredAtMs', registered_at_ms::text,
+			'lastSeenMs', last_seen_ms::text, 'bytesTotal', bytes_total::text, 'bytesUsed', bytes_used::text,
+			'shards', shards::text, 'duty', duty, 'history', history) order by name collate "C"), '[]')
+		from (
+			select * from distro.workers where args->'after' = 'null' or name collate "C" > args->>'after'
+				order by name collate "C" limit (args->>'limit')::integer
+		) page
+);
+
+create function distro.set_duty(args jsonb) returns jsonb language plpgsql as $$
+begin
+	update distro.workers set duty = args->>'duty' where worker_id = (args->>'workerId')::uuid;
+	return to_jsonb(found);
+end $$;
+
+create function distro.save_history(args jsonb) returns jsonb language plpgsql as $$
+begin
+	update distro.workers set history = args->>'history' where worker_id = (args->>'workerId')::uuid;
+	return null;
+end $$;
+
+-- A placement is either good, so its worker is in the segment's set, or marked, so it is in the finding.
+create function distro.forget_worker(args jsonb) returns jsonb language plpgsql as $$
+declare
+	id constant uuid := args->>'workerId';
+	known_as text;
+begin
+	select name into known_as from distro.workers where worker_id = id for update;
+	if not found then
+		return to_jsonb(exists (select from distro.removals where call_id = (args->>'callId')::uuid));
+	end if;
+	if exists (select from distro.worker_sets where id = any (workers) group by set_id having sum(segments) > 0)
+		or exists (select from distro.findings where worker_id = id)
+	then
+		perform distro.refuse('still_placed', known_as);
+	end if;
+	delete from distro.deletions where worker_id = id;
+	delete from distro.workers where worker_id = id;
+	insert into distro.removals (call_id) values ((args->>'callId')::uuid);
+	return 'true';
+end $$;
+
+create function distro.read_jobs(args jsonb) returns jsonb language sql stable
+return (
+	select coalesce(jsonb_agg(jsonb_build_object('name', name, 'paused', paused, 'runs', runs::text, 'state', state,
+			'updatedAtMs', updated_at_ms::text) order by name collate "C"), '[]')
+		from (
+			select * from distro.jobs where args->'after' = 'null' or name collate "C" > args->>'after'
+				order by name collate "C" limit (args->>'limit')::integer
+		) page
+);
+
+create function distro.pause_job(args jsonb) returns jsonb language plpgsql as $$
+begin
+	insert into distro.jobs (name, paused, updated_at_ms)
+		values (args->>'name', (args->>'paused')::boolean, (args->>'nowMs')::bigint)
+		on conflict (name) do update set paused = excluded.paused, updated_at_ms = excluded.updated_at_ms;
+	return null;
+end $$;
+
+-- A call that is repeated because its answer was lost counts once.
+create function distro.request_run(args jsonb) returns jsonb language plpgsql as $$
+begin
+	insert into distro.removals (call_id) values ((args->>'callId')::uuid) on conflict do nothing;
+	if not found then return null; end if;
+	insert into distro.jobs as known (name, runs, updated_at_ms) values (args->>'name', 1, (args->>'nowMs')::bigint)
+		on conflict (name) do update set runs = known.runs + 1, updated_at_ms = excluded.updated_at_ms;
+	return null;
+end $$;
+
+create function distro.save_job_state(args jsonb) returns jsonb language plpgsql as $$
+begin
+	insert into distro.jobs (name, state, updated_at_ms) values (args->>'name', args->>'state', (args->>'nowMs')::bigint)
+		on conflict (name) do update set state = excluded.state, updated_at_ms = excluded.updated_at_ms;
+	return null;
+end $$;
+
+create or replace function distro.write_one(method text, args jsonb) returns jsonb language plpgsql as $$
+begin
+	return case method
+		when 'begin' then distro.begin_upload(args)
+		when 'commit' then distro.commit_upload(args)
+		when 'extend' then distro.extend_upload(args)
+		when 'renew' then distro.renew_upload(args)
+		when 'abort' then distro.abort_upload(args)
+		when 'claimIdempotency' then distro.claim_idempotency(args)
+		when 'deleteObject' then distro.delete_object(args)
+		when 'deletionsDone' then distro.deletions_done(args)
+		when 'addFindings' then distro.add_findings(args)
+		when 'deferRepair' then distro.defer_repair(args)
+		when 'repairDone' then distro.repair_done(args)
+		when 'saveWorker' then distro.save_worker(args)
+		when 'sawWorkers' then distro.saw_workers(args)
+		when 'renameWorker' then distro.rename_worker(args)
+		when 'setDuty' then distro.set_duty(args)
+		when 'saveHistory' then distro.save_history(args)
+		when 'forgetWorker' then distro.forget_worker(args)
+		when 'pauseJob' then distro.pause_job(args)
+		when 'requestRun' then distro.request_run(args)
+		when 'saveJobState' then distro.save_job_state(args)
+		when 'expireIntents' then distro.expire_intents(args)
+		when 'acquireLease' then distro.acquire_lease(args)
+		when 'releaseLease' then distro.release_lease(args)
+		when 'initCluster' then distro.init_cluster(args)
+		when 'addApiKey' then distro.add_api_key(args)
+		when 'removeApiKey' then distro.remove_api_key(args)
+		else distro.no_such_call(method)
+	end;
+end $$;
+
+create or replace function distro.read_one(method text, args jsonb) returns jsonb language plpgsql stable as $$
+begin
+	return case method
+		when 'object' then distro.read_object(args)
+		when 'objectWithSegments' then distro.read_object_with_segments(args)
+		when 'segments' then distro.read_segments(args)
+		when 'list' then distro.read_list(args)
+		when 'deletions' then distro.read_deletions(args)
+		when 'counts' then distro.read_counts(args)
+		when 'findings' then distro.read_findings(args)
+		when 'repairs' then distro.read_repairs(args)
+		when 'workers' then distro.read_workers(args)
+		when 'redundancyRows' then distro.read_redundancy(args)
+		when 'segmentsOnSet' then distro.read_segments_on_set(args)
+		when 'sampleSet' then distro.read_sample(args)
+		when 'objectsOnSets' then distro.read_objects_on_sets(args)
+		when 'jobs' then distro.read_jobs(args)
+		when 'intents' then distro.read_intents(args)
+		when 'apiKeys' then distro.read_api_keys(args)
+		when 'clock' then distro.read_clock()
+		else distro.no_such_call(method)
+	end;
+end $$;
+
+create or replace function public.distro_schema() returns integer language sql stable set search_path = ''
+return 8;
+
+revoke all on all functions in schema distro from public, anon, authenticated;
+grant execute on all functions in schema distro to service_role;
+grant select, insert, update, delete on all tables in schema distro to service_role;
+
+notify pgrst, 'reload schema';
