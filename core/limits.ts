@@ -98,6 +98,14 @@ export const SUSPECT_AFTER_MS = 5_000;
 /** And after this it is `lost`, and repair may begin. */
 export const LOST_AFTER_MS = 10 * 60_000;
 
+/** Moved or rebuilt shards under way at once, by default. */
+export const MEND_LANES = 4;
+/** Percent of its time that each of them works while people's transfers run, by default. */
+export const MEND_SHARE_PERCENT = 25;
+/** Of the memory budget, the part for moved and rebuilt shards; at least two rows of the widest code. */
+export const MEND_BUDGET_PART = 1 / 6;
+export const MEND_BUDGET_MIN_BYTES = 7 * MiB;
+
 /** Each worker reads all it has again in this time (SCRUB_PERIOD): rot that nobody looks for gathers until k are not left. */
 export const SCRUB_PERIOD_MS = 14 * 24 * 60 * 60_000;
 /** And reads no faster for it than this many bytes a second (SCRUB_RATE): a tenth of what a slow disk does. */
@@ -106,13 +114,6 @@ export const SCRUB_RATE_BYTES = 16 * MiB;
 export const AUDITS_PER_HOUR = 60;
 /** An audit that is not answered after this says nothing but that. */
 export const AUDIT_DEADLINE_MS = 10_000;
-/** Moved or rebuilt shards under way at once, by default. */
-export const MEND_LANES = 4;
-/** Percent of its time that each of them works while people's transfers run, by default. */
-export const MEND_SHARE_PERCENT = 25;
-/** Of the memory budget, the part for moved and rebuilt shards; at least two rows of the widest code. */
-export const MEND_BUDGET_PART = 1 / 6;
-export const MEND_BUDGET_MIN_BYTES = 7 * MiB;
 
 /** Bytes that a worker keeps free for trailers and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;

@@ -11,7 +11,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createFileDurably, writeFileDurably } from '../platform/files.ts';
 import { hasPostgres, startPostgres, startPostgrest } from './dev-database.ts';
-import { ORCHESTRATOR } from './environment.ts';
+import { ORCHESTRATOR, SERVICE_KEY_FILE } from './environment.ts';
 import type { Member } from './members.ts';
 import { migrate } from './migrate.ts';
 import { freePort, LOOPBACK } from './ports.ts';
@@ -29,7 +29,7 @@ export interface DatabaseMembers {
 export async function databaseMembers(dataDir: string): Promise<DatabaseMembers> {
 	const folder = join(dataDir, POSTGRES);
 	const restFolder = join(dataDir, POSTGREST);
-	const keyFile = join(restFolder, 'service.key');
+	const keyFile = join(restFolder, SERVICE_KEY_FILE);
 	const [port, restPort] = [await freePort(), await freePort()];
 	const http = `http://${LOOPBACK}:${restPort}`;
 	const postgres: Member = {
@@ -37,8 +37,8 @@ export async function databaseMembers(dataDir: string): Promise<DatabaseMembers>
 		prepare: async () => {
 			mkdirSync(folder, { recursive: true, mode: 0o700 });
 		},
-		launch: async (onOutput) => {
-			const database = await startPostgres({ folder, port, onOutput });
+		launch: async (watch) => {
+			const database = await startPostgres({ folder, port, watch });
 			try {
 				await migrate(database.url);
 			} catch (error) {
@@ -56,8 +56,8 @@ export async function databaseMembers(dataDir: string): Promise<DatabaseMembers>
 		prepare: async () => {
 			mkdirSync(restFolder, { recursive: true, mode: 0o700 });
 		},
-		launch: async (onOutput) => {
-			const rest = await startPostgrest({ folder, database: { port }, port: restPort, onOutput });
+		launch: async (watch) => {
+			const rest = await startPostgrest({ folder, database: { port }, port: restPort, watch });
 			writeFileDurably(keyFile, `${rest.serviceKey}\n`, { mode: 0o600 });
 			return rest.child;
 		},

@@ -38,6 +38,12 @@ const UNPRIVILEGED = { uid: 65_534, gid: 65_534 };
 const MAX_ROWS = 1_000;
 const DATA = 'pgdata';
 
+/** Who starts a database may want to know of its process before it answers. */
+export interface Watch {
+	onSpawn(pid: number | null): void;
+	onOutput(text: Buffer): void;
+}
+
 export interface DevPostgres {
 	readonly child: ChildProcess;
 	readonly port: number;
@@ -63,13 +69,13 @@ export interface DevPostgrest {
 
 /**
  * Starts PostgreSQL on `folder` (made and given its roles if need be). `durable: false` leaves out what only a power cut
- * would notice. `onOutput` gets what it says. Throws an Error that says why it can't start.
+ * would notice. Throws an Error that says why it can't start.
  */
 export async function startPostgres(options: {
 	folder: string;
 	port?: number;
 	durable?: boolean;
-	onOutput?: (text: Buffer) => void;
+	watch?: Watch;
 }): Promise<DevPostgres> {
 	const { folder, durable = true } = options;
 	const secrets = secretsOf(folder);
@@ -94,7 +100,7 @@ export async function startPostgres(options: {
 			// A group of its own: Ctrl-C reaches only who started it.
 			{ ...asUser, env: bareEnvironment(), cwd: data, detached: true, stdio: ['ignore', 'pipe', 'pipe'] },
 		);
-		const log = collect(child, options.onOutput);
+		const log = collect(child, options.watch);
 		await until(child, { what: 'PostgreSQL', log, isReady: () => answers(adminUrl) });
 		return { child, log };
 	};
@@ -128,7 +134,7 @@ export async function startPostgrest(options: {
 	folder: string;
 	database: { readonly port: number };
 	port?: number;
-	onOutput?: (text: Buffer) => void;
+	watch?: Watch;
 }): Promise<DevPostgrest> {
 	const { password, jwt } = secretsOf(options.folder);
 	const port = options.port ?? (await freePort());
@@ -144,7 +150,7 @@ export async function startPostgrest(options: {
 		PGRST_LOG_LEVEL: 'error',
 	};
 	const child = spawn(postgrestBinary(), [], { env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
-	const log = collect(child, options.onOutput);
+	const log = collect(child, options.watch);
 	const url = `http://127.0.0.1:${port}`;
 	await until(child, { what: 'PostgREST', log, isReady: async () => (await fetch(url)).ok });
 	return {
@@ -335,11 +341,12 @@ async function until(
 	}
 }
 
-function collect(child: ChildProcess, onOutput: (text: Buffer) => void = () => {}): () => string {
+function collect(child: ChildProcess, watch?: Watch): () => string {
+	watch?.onSpawn(child.pid ?? null);
 	let text = '';
 	const add = (chunk: Buffer) => {
 		text = (text + chunk.toString()).slice(-20_000);
-		onOutput(chunk);
+		watch?.onOutput(chunk);
 	};
 	child.stdout?.on('data', add);
 	child.stderr?.on('data', add);

@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import type { Writable } from 'node:stream';
 import type { Authority } from './authority.ts';
 import type { ClusterProcess } from './cluster-file.ts';
+import type { Watch } from './dev-database.ts';
 import { ROOT } from './environment.ts';
 import { issueOrchestrator, issueWorker, tlsFolder } from './identities.ts';
 import { NODE_OPTIONS_OF } from './node-options.ts';
@@ -24,7 +25,7 @@ export interface Member {
 	/** Makes its folder, identity and certificate, unless good ones are there. */
 	prepare(): Promise<void>;
 	/** Starts it; one that others need to start is ready when this resolves. Throws what a person should read. */
-	launch(log: (text: Buffer) => void): Promise<ChildProcess>;
+	launch(watch: Watch): Promise<ChildProcess>;
 	isReady(): Promise<boolean>;
 	/** Ends it in order. */
 	readonly stopSignal: NodeJS.Signals;
@@ -93,7 +94,7 @@ function nodeMember(o: {
 	return {
 		shown: o.shown,
 		prepare: o.prepare,
-		launch: async (log) => {
+		launch: async ({ onSpawn, onOutput }) => {
 			const child = spawn(process.execPath, [...flags, join(ROOT, role, 'main.ts')], {
 				env: {
 					...inherited(role),
@@ -109,8 +110,9 @@ function nodeMember(o: {
 				detached: true,
 				stdio: ['pipe', 'pipe', 'pipe', ...(o.heldPipe === null ? [] : [o.heldPipe])],
 			});
-			child.stdout?.on('data', log);
-			child.stderr?.on('data', log);
+			onSpawn(child.pid ?? null);
+			child.stdout?.on('data', onOutput);
+			child.stderr?.on('data', onOutput);
 			return child;
 		},
 		isReady: async () => {
@@ -141,10 +143,10 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'MAX_OBJECT',
 		'AUTH',
 		'WORKER_CONNECTIONS',
-		'AUDITS_PER_HOUR',
 		'LOST_AFTER',
 		'REPAIR_LANES',
 		'REPAIR_SHARE',
+		'AUDITS_PER_HOUR',
 	];
 	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(

@@ -30,6 +30,8 @@ const { settings, supervisor, members } = await prepare().catch((error: Error) =
 	process.stderr.write(`${error.message}\n`);
 	process.exit(1);
 });
+// The terminal may be gone: the processes are stopped in order all the same.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => supervisor.stop(0));
 const missing = await supervisor.startAll();
 if (missing !== null) {

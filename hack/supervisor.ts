@@ -115,7 +115,7 @@ export class Supervisor {
 	/** Resolves when it runs, or never will. Asked again, it may have another folder: identity and certificate come first. */
 	async #start(member: Member): Promise<void> {
 		const { name, role } = member.shown;
-		const log = (text: Buffer) => {
+		const onOutput = (text: Buffer) => {
 			try {
 				appendFileSync(logOf(member), text);
 			} catch {
@@ -126,15 +126,16 @@ export class Supervisor {
 		try {
 			await member.prepare();
 			if (this.#stopping) return;
-			child = await member.launch(log);
+			const onSpawn = (pid: number | null) => this.#tellGuard(member, pid);
+			child = await member.launch({ onSpawn, onOutput });
 		} catch (error) {
+			this.#tellGuard(member, null);
 			const { stderr, message } = error as Error & { stderr?: string };
 			say(`${name} can't start: ${(stderr || message).trim()}`);
 			this.#hintAt(member);
 			return;
 		}
 		this.#children.set(member, child);
-		if (isDatabase(member)) this.#guard?.tell(name, child.pid ?? null);
 		let lastWords = '';
 		child.stderr?.on('data', (text: Buffer) => {
 			lastWords = (lastWords + text.toString()).slice(-LAST_WORDS_CHARS);
@@ -142,7 +143,7 @@ export class Supervisor {
 		child.on('error', (error) => say(`${name} can't be started: ${error.message}`));
 		const closed = (code: number | null, signal: NodeJS.Signals | null) => {
 			this.#children.delete(member);
-			if (isDatabase(member)) this.#guard?.tell(name, null);
+			this.#tellGuard(member, null);
 			if (this.#stopping) return;
 			// A database tells there what it does, and not why it ends.
 			const words = role === 'orchestrator' || role === 'worker' ? lastWords.trim() : '';
@@ -152,6 +153,10 @@ export class Supervisor {
 		};
 		// Not at `exit`: its last words may still be on their way.
 		child.on('close', closed);
+	}
+
+	#tellGuard(member: Member, pid: number | null): void {
+		if (isDatabase(member)) this.#guard?.tell(member.shown.name, pid);
 	}
 
 	#hintAt(member: Member): void {

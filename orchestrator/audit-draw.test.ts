@@ -19,7 +19,7 @@ function setOf(setId: string, workers: WorkerId[], segments: number) {
 			placements: workers.map((workerId, shardIndex) => ({ workerId, shardIndex, shardId: newId<ShardId>(random) })),
 		} as unknown as Segment,
 	}));
-	return { setId, workers, segments, stored, k: 1, n: workers.length, bytes: 0 };
+	return { setId, workers, segments, stored, k: 1, n: workers.length, bytes: segments };
 }
 
 function storeOf(sets: ReturnType<typeof setOf>[]): SampledStore & { reads: number } {

@@ -3,18 +3,19 @@
  * at random. Sets are few and change slowly, so they are remembered for a while.
  */
 
+import type { SetCount } from '../core/model/redundancy-report.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import type { AuditDeps } from './audit.ts';
-import type { MetadataStore, RedundancyRows } from './store.ts';
+import type { MetadataStore } from './store.ts';
 
 export type SampledStore = Pick<MetadataStore, 'redundancyRows' | 'sampleSet'>;
 
-const SETS_TTL_MS = 5_000;
+const SETS_TTL_MS = 60_000;
 
 export function shardDrawer(deps: { store: SampledStore; clock: Clock; random: Random }): AuditDeps['drawShard'] {
 	const { store, clock, random } = deps;
 	const share = () => random.bytes(4).readUInt32LE() / 2 ** 32;
-	let sets: RedundancyRows['sets'] = [];
+	let sets: readonly SetCount[] = [];
 	let readAtMs = Number.NEGATIVE_INFINITY;
 	return async (workerId) => {
 		if (clock.monotonicMs() - readAtMs > SETS_TTL_MS) {

@@ -92,8 +92,8 @@ export function auditJob(deps: AuditDeps): ExclusiveJob {
 			audits_per_hour: perHour,
 			workers_in_doubt: [...duties.values()].filter(({ doubt }) => doubt > 0).length,
 		}),
-		step: async (signal, _lease, isAsked) => {
-			if (perHour === 0 && !isAsked) return HOUR_MS;
+		step: async (signal, _lease, asked = false) => {
+			if (perHour === 0 && !asked) return HOUR_MS;
 			const known = workers.rows();
 			for (const workerId of duties.keys()) {
 				if (!known.some(({ row }) => row.workerId === workerId)) duties.delete(workerId);
@@ -106,14 +106,14 @@ export function auditJob(deps: AuditDeps): ExclusiveJob {
 					duty = { dueMs: nowMs + meanMs * (spread() - 0.5), doubt: 0 };
 					duties.set(row.workerId, duty);
 				}
-				if (isAsked || duty.dueMs <= nowMs) due.push(auditOne({ ...row, state }, duty, signal));
+				if (asked || duty.dueMs <= nowMs) due.push(auditOne({ ...row, state }, duty, signal));
 			}
 			// One that does not answer holds up the others by one deadline, and all of them lose as much.
 			const results = await Promise.allSettled(due);
 			const failed = results.find((result) => result.status === 'rejected');
 			if (failed !== undefined) throw failed.reason;
 			const nextMs = Math.min(...[...duties.values()].map(({ dueMs }) => dueMs)) - clock.monotonicMs();
-			return perHour === 0 ? HOUR_MS : Math.max(1, Math.min(LOOK_EVERY_MS, nextMs));
+			return Math.max(asked ? 1 : 0, Math.min(LOOK_EVERY_MS, nextMs));
 		},
 	};
 }

@@ -7,6 +7,7 @@ import { redundancyReport, type SetCount, setsInTheWay } from '../core/model/red
 import type { MemoryPool } from '../core/ports.ts';
 import type { ClusterAdmin, ClusterView, DutyChange, RedundancyView, StopAnswer } from './cluster.types.ts';
 import type { JobControl, JobView } from './job-control.ts';
+import type { ScrubDesk } from './scrub.ts';
 import type { MetadataStore } from './store.ts';
 import type { WorkerRegistry } from './workers.ts';
 
@@ -19,6 +20,7 @@ export interface ClusterDeps {
 	readonly clusterId: ClusterId;
 	readonly store: MetadataStore;
 	readonly workers: WorkerRegistry;
+	readonly scrub: Pick<ScrubDesk, 'report'>;
 	readonly jobs: JobControl;
 	readonly policy: RedundancyPolicy;
 	readonly pools: readonly Pick<MemoryPool, 'capacityBytes' | 'usedBytes'>[];
@@ -73,11 +75,16 @@ export class Cluster implements ClusterAdmin {
 	}
 
 	async redundancy(): Promise<RedundancyView> {
-		const { store, workers } = this.#deps;
+		const { store, workers, scrub } = this.#deps;
 		const rows = await store.redundancyRows();
 		const report = redundancyReport(rows, (workerId) => workers.isReachable(workerId));
-		const holding = [...placedOn(rows.sets).keys()].map((workerId) => workers.verifiedSinceMs(workerId));
-		const oldestMs = holding.length === 0 ? null : Math.min(...holding);
+		const placed = placedOn(rows.sets);
+		// A worker that has not yet scrubbed has nothing older than its registration.
+		const sinceMs = workers
+			.rows()
+			.filter(({ row }) => placed.has(row.workerId))
+			.map(({ row }) => Math.max(row.registeredAtMs, scrub.report(row.workerId)?.sinceMs ?? 0));
+		const oldestMs = sinceMs.length === 0 ? null : Math.min(...sinceMs);
 		return {
 			objects: report.objects,
 			healthy: report.byHealth.healthy,
@@ -124,8 +131,31 @@ export class Cluster implements ClusterAdmin {
 		return workerId;
 	}
 
-	jobs(): Promise<readonly JobView[]> {
-		return this.#deps.jobs.list();
+	async jobs(): Promise<readonly JobView[]> {
+		const jobs = await this.#deps.jobs.list();
+		return jobs.map((job) => (job.name === 'scrub' ? { ...job, ...this.#scrubbing(job.state) } : job));
+	}
+
+	/** It runs on the workers: what those that this orchestrator hears have told. */
+	#scrubbing(state: JobView['state']): Pick<JobView, 'state' | 'progress'> {
+		const { workers, scrub } = this.#deps;
+		const reports = workers.rows().flatMap(({ row }) => {
+			const report = scrub.report(row.workerId);
+			return report === null ? [] : [{ worker: row.name, ...report }];
+		});
+		const running = reports.some((report) => report.running);
+		return {
+			state: state === 'paused' ? state : running ? 'running' : 'idle',
+			progress: {
+				workers: reports.map(({ worker, running: isRunning, shardsDone, shardsTotal, sinceMs }) => ({
+					worker,
+					running: isRunning,
+					shards_done: shardsDone,
+					shards_total: shardsTotal,
+					verified_since: sinceMs === 0 ? null : new Date(sinceMs).toISOString(),
+				})),
+			},
+		};
 	}
 
 	askJob(name: string, what: 'pause' | 'resume' | 'run'): Promise<void> {

@@ -40,13 +40,13 @@ export interface OrchestratorConfig {
 	/** `keys`: an API key is needed. `off`: never. `auto`: needed beyond loopback. */
 	readonly auth: 'auto' | 'keys' | 'off';
 	readonly workerConnections: number;
-	/** Of each worker; 0: none. */
-	readonly auditsPerHour: number;
 	/** A worker that was away for so long is lost: its shards are rebuilt elsewhere. */
 	readonly lostAfterMs: number;
 	readonly mendLanes: number;
 	/** Part of its time that each lane works while people's transfers run. */
 	readonly mendShare: number;
+	/** Of each worker; 0: none. */
+	readonly auditsPerHour: number;
 	readonly policy: RedundancyPolicy;
 	readonly logLevel: string;
 }
@@ -82,10 +82,10 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		maxObjectBytes: reader.size('MAX_OBJECT', OBJECT_MAX_BYTES, { min: 1, max: OBJECT_MAX_BYTES }),
 		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),
 		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
-		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),
-		lostAfterMs: reader.duration('LOST_AFTER', LOST_AFTER_MS, { minMs: SUSPECT_AFTER_MS, maxMs: MAX_LOST_AFTER_MS }),
+		lostAfterMs: reader.duration('LOST_AFTER', LOST_AFTER_MS, { min: SUSPECT_AFTER_MS, max: MAX_LOST_AFTER_MS }),
 		mendLanes: reader.integer('REPAIR_LANES', MEND_LANES, { min: 1, max: 64 }),
 		mendShare: reader.integer('REPAIR_SHARE', MEND_SHARE_PERCENT, { min: 1, max: 100 }) / 100,
+		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),
 		policy: DEFAULT_POLICY,
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};

@@ -27,19 +27,20 @@ import { drainJob, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
-import { ScrubDesk, scrubJob } from './scrub.ts';
+import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
+import { openStoreClock, SYNC_EVERY_MS } from './store-clock.ts';
 import { rememberingReads } from './store-remembering.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { Watch } from './watch.ts';
 import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
 
-/** After this workers are told what was asked of scrubbing. */
-const ORDERS_MS = 1_000;
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
 const CLOSE_IDLE_MS = 100;
+/** Workers hear after this that they are to scrub now, or to pause. */
+const SCRUB_ORDERS_MS = 1_000;
 
 await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const config = readConfig(process.env, systemRandom);
@@ -48,10 +49,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const tls = new TlsSource(config.tlsDir);
 	const { clusterId, role } = tls.identity;
 	if (role !== 'orchestrator') throw new DistroError('denied', `the certificate in ${config.tlsDir} is for a ${role}`);
-	const clock = systemClock;
 	const random = systemRandom;
 
 	const store = await openStore();
+	const storeClock = config.supabase === null ? null : await openStoreClock(store, systemClock);
+	const clock = storeClock ?? systemClock;
 	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
 	const workers = new WorkerRegistry({
 		store,
@@ -120,7 +122,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	let ready = true;
 	const http = createHttpServer({
 		objects,
-		cluster: new Cluster({ clusterId, store, workers, jobs: jobControl, policy, pools: [pool, mendPool] }),
+		cluster: new Cluster({ clusterId, store, workers, scrub, jobs: jobControl, policy, pools: [pool, mendPool] }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
@@ -156,7 +158,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		}
 		// Loaded only where it is used: it costs memory.
 		const { openSupabaseStore } = await import('./store-supabase.ts');
-		return rememberingReads(await openSupabaseStore({ ...config.supabase, clock, random }), { clock });
+		const opened = await openSupabaseStore({ ...config.supabase, clock: systemClock, random });
+		return rememberingReads(opened, { clock: systemClock });
 	}
 
 	async function openKeys(): Promise<ApiKeyStore> {
@@ -188,6 +191,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		repairJob(mendDeps),
 		drainJob(mendDeps),
 		rebalanceJob(mendDeps),
+		watch.job,
 		auditJob({
 			workers,
 			transport,
@@ -198,30 +202,38 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			random,
 			perHour: config.auditsPerHour,
 			onOutcome: (workerId, outcome) => {
-				metrics.audits.inc({ outcome });
 				watch.audited(workerId, outcome);
+				metrics.audits.inc({ outcome });
+				if (outcome !== 'ok') log.info({ worker: workers.name(workerId), outcome }, 'an audit');
 			},
 		}),
-		watch.job,
-		scrubJob(scrub),
 	];
-	const exchangeJob: Job = {
-		name: 'workers',
-		step: async () => {
-			await workers.exchange();
-			return config.supabase === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+	const ownJobs: Job[] = [
+		{
+			name: 'workers',
+			step: async () => {
+				await workers.exchange();
+				return storeClock === null ? EXCHANGE_ALONE_MS : EXCHANGE_MS;
+			},
 		},
-	};
-	const ordersJob: Job = {
-		name: 'scrub-orders',
-		step: async () => {
-			const { paused, runs } = await jobControl.asked('scrub');
-			scrub.orders = { paused, pass: runs };
-			return ORDERS_MS;
+		{
+			name: 'clock',
+			step: async () => {
+				await storeClock?.sync();
+				return SYNC_EVERY_MS;
+			},
 		},
-	};
+		{
+			name: 'scrub orders',
+			step: async () => {
+				const { paused, runs } = await jobControl.asked('scrub');
+				scrub.orders = { paused, pass: runs };
+				return SCRUB_ORDERS_MS;
+			},
+		},
+	];
 	const jobs = runJobs(
-		[exchangeJob, ordersJob, ...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))],
+		[...ownJobs, ...exclusiveJobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))],
 		{
 			clock,
 			onFailed: (job, error) => log.warn({ job, err: error }, 'a background step failed, and will be tried again'),

@@ -9,7 +9,7 @@ import type { Finding } from './store.ts';
 
 const random = seededRandom('scrub desk');
 const workerId = newId<WorkerId>(random);
-const report = { pass: 0, shardsDone: 1, shardsTotal: 2, running: true };
+const report = { sinceMs: 5, pass: 0, shardsDone: 1, shardsTotal: 2, running: true };
 const found = (): ScrubFinding => ({ shardId: newId<ShardId>(random), kind: 'corrupt', detail: 'cells 1 of 3' });
 
 /** Adds when it is told to. */
@@ -54,16 +54,14 @@ test('what could not be written is not acknowledged, and is written when it is t
 	expect(beat(report, []).acknowledged).toEqual([finding.shardId]);
 });
 
-test('orders go with every answer, and progress is that of the passes that run', () => {
+test('orders go with every answer, and reports are kept', () => {
 	const desk = new ScrubDesk({ findings: new SlowFindings() });
 	const beat = desk.stream(workerId);
-	const other = desk.stream(newId<WorkerId>(random));
+	expect(desk.report(workerId)).toBeNull();
 	expect(beat(report, [])).toEqual({ acknowledged: [], paused: false, pass: 0 });
-	other({ ...report, shardsDone: 3, shardsTotal: 5 }, []);
-	expect(desk.progress()).toEqual({ workers_scrubbing: 2, shards_done: 4, shards_total: 7 });
 	desk.orders = { paused: true, pass: 3 };
-	expect(other({ ...report, running: false }, [])).toEqual({ acknowledged: [], paused: true, pass: 3 });
-	expect(desk.progress()).toEqual({ workers_scrubbing: 1, shards_done: 1, shards_total: 2 });
+	expect(beat({ ...report, sinceMs: 9 }, [])).toEqual({ acknowledged: [], paused: true, pass: 3 });
+	expect(desk.report(workerId)).toEqual({ ...report, sinceMs: 9 });
 });
 
 test('of a worker’s text not more is kept than people read', () => {

@@ -6,13 +6,14 @@
 
 import type { ShardId, WorkerId } from '../core/ids.ts';
 import type { Findings } from './findings.ts';
-import type { ExclusiveJob } from './leases.ts';
 import type { FindingKind } from './store.ts';
 
 /** Of a worker's text so much is kept. */
 const DETAIL_MAX = 300;
 
 export interface ScrubReport {
+	/** Every shard of the volume was verified or written after this; 0: not yet. */
+	readonly sinceMs: number;
 	readonly pass: number;
 	readonly shardsDone: number;
 	readonly shardsTotal: number;
@@ -71,20 +72,8 @@ export class ScrubDesk {
 		};
 	}
 
-	/** Of the passes that run now, for people. */
-	progress(): { workers_scrubbing: number; shards_done: number; shards_total: number } {
-		const running = [...this.#reports.values()].filter((report) => report.running);
-		return {
-			workers_scrubbing: running.length,
-			shards_done: running.reduce((sum, { shardsDone }) => sum + shardsDone, 0),
-			shards_total: running.reduce((sum, { shardsTotal }) => sum + shardsTotal, 0),
-		};
+	/** Null for a worker that has told nothing since this process began. */
+	report(workerId: WorkerId): ScrubReport | null {
+		return this.#reports.get(workerId) ?? null;
 	}
-}
-
-const TELL_EVERY_MS = 5_000;
-
-/** Workers do the work; this tells people of it where they look for the other jobs. */
-export function scrubJob(desk: ScrubDesk): ExclusiveJob {
-	return { name: 'scrub', leaseName: 'audit', step: async () => TELL_EVERY_MS, state: () => desk.progress() };
 }

@@ -72,8 +72,8 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 				const scrubbed = deps.scrub.stream(workerId);
 				call.on('data', (beat: HeartbeatRequest) => {
 					const { findings, scrubbedSinceMs, scrub, ...stats } = beat;
-					heartbeat.beat({ ...stats, scrubbedSinceMs });
-					const answer = scrubbed(reportOf(scrub), findings.filter(isFinding).map(findingOf));
+					heartbeat.beat(stats);
+					const answer = scrubbed(reportOf(scrub, scrubbedSinceMs), findings.filter(isFinding).map(findingOf));
 					call.write({
 						acknowledgedShardIds: answer.acknowledged.map(idBytes),
 						scrubPaused: answer.paused,
@@ -95,8 +95,8 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 	server.addService(ClusterServiceService, service);
 }
 
-function reportOf(scrub: ScrubProgress | undefined): ScrubReport {
-	return { pass: 0, shardsDone: 0, shardsTotal: 0, running: false, ...scrub };
+function reportOf(scrub: ScrubProgress | undefined, sinceMs: number): ScrubReport {
+	return { pass: 0, shardsDone: 0, shardsTotal: 0, running: false, ...scrub, sinceMs };
 }
 
 /** A worker's mistake must not end this process. */

@@ -77,7 +77,7 @@ export class MemoryMetadata {
 
 export class MemoryMetadataStore implements MetadataStore {
 	readonly #data: MemoryMetadata;
-	/** The store's own clock: only leases ask it. */
+	/** The store's own clock: leases go by it. */
 	readonly #nowMs: () => number;
 	#closed = false;
 
@@ -532,6 +532,11 @@ export class MemoryMetadataStore implements MetadataStore {
 		if (lease === undefined) return;
 		const known = this.#data.leases.get(lease.name);
 		if (known?.fencing !== lease.fencing || known.endsAtMs <= this.#nowMs()) throw leaseLost(lease.name);
+	}
+
+	async nowMs(): Promise<number> {
+		if (this.#closed) throw storeClosed();
+		return this.#nowMs();
 	}
 
 	async close(): Promise<void> {

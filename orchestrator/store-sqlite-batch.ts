@@ -30,6 +30,7 @@ export const READS = {
 	objectsOnSets: redundancy.objectsOnSets,
 	workers: workers.workers,
 	jobs: workers.jobs,
+	nowMs: () => Date.now(),
 };
 
 export const WRITES = {

@@ -218,6 +218,10 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('releaseLease', lease);
 	}
 
+	nowMs() {
+		return this.#call('nowMs');
+	}
+
 	close() {
 		return this.#runner.close();
 	}

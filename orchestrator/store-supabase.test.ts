@@ -241,6 +241,8 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 			const sentence = expect.stringContaining('make migrate');
 			await expect(openSupabaseStore(options)).rejects.toMatchObject({ kind: 'unsupported', message: sentence });
 			const migrations = readdirSync('supabase/migrations').filter((file) => file.endsWith('.sql'));
+			// Its number is that of the last one.
+			expect(migrations.toSorted().at(-1)).toMatch(new RegExp(`^\\d+${String(SCHEMA_VERSION).padStart(2, '0')}_`));
 			expect(await migrate(empty.postgresUrl)).toHaveLength(migrations.length);
 			// Without a restart: the migration tells PostgREST.
 			await expect

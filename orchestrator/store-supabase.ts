@@ -392,6 +392,10 @@ class SupabaseMetadataStore implements MetadataStore {
 		await this.#leases.run({ method: 'releaseLease', args: { name, fencing: String(fencing) }, key: name });
 	}
 
+	async nowMs(): Promise<number> {
+		return (await this.#read('clock', {})) as number;
+	}
+
 	async close(): Promise<void> {
 		await Promise.all([this.#writes.close(), this.#reads.close(), this.#leases.close()]);
 		await this.#slow.close();

@@ -1142,6 +1142,13 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 			expect(await store.counts()).toEqual(expected);
 		});
 
+		test('it has a clock', async () => {
+			const first = await store.nowMs();
+			expect(Number.isSafeInteger(first)).toBe(true);
+			await expect.poll(() => store.nowMs()).toBeGreaterThan(first);
+			expect((await store.nowMs()) - first).toBeLessThan(60_000);
+		});
+
 		test('close waits for what is under way; then everything is refused', async () => {
 			const upload = make.upload(workers);
 			const writes = [begin(store, upload), store.commit(upload.commit)];

@@ -5,7 +5,8 @@
  *
  * Every method that changes something is one durable transaction; when it resolves the change survives a power cut.
  * Concurrent calls may share one transaction (group commit), and one call's refusal never harms another's. Rows are
- * one per segment and per shard; no row grows with an object. All times come from the caller as `nowMs`. Calls take effect
+ * one per segment and per shard; no row grows with an object. All times come from the caller as `nowMs`; callers that share a
+ * store take them from its clock (store-clock.ts). Calls take effect
  * in the order in which they were made; a read that was made after a write was answered sees it. What may be asked
  * again after a lost answer (begin, commit, abort, repairDone, the queues) gives the same result.
  */
@@ -304,6 +305,9 @@ export interface MetadataStore {
 	acquireLease(name: string, options: { holder: string; ttlMs: number }): Promise<Lease | null>;
 	/** Ends it now, if it is still that one. */
 	releaseLease(lease: Lease): Promise<void>;
+
+	/** The store's own time of day. */
+	nowMs(): Promise<number>;
 
 	/** Waits for what is under way, then closes. */
 	close(): Promise<void>;

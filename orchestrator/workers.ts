@@ -56,8 +56,6 @@ export interface WorkerStats {
 	readonly bytesFree: number;
 	readonly shards: number;
 	readonly online: boolean;
-	/** All its shards were read again, or written, after this; 0: no pass has ended. */
-	readonly scrubbedSinceMs?: number;
 }
 
 interface Entry {
@@ -434,12 +432,6 @@ export class WorkerRegistry {
 	isReachable(workerId: WorkerId): boolean {
 		const entry = this.#workers.get(workerId);
 		return entry !== undefined && isReachable(this.#state(entry));
-	}
-
-	/** Every shard on it was proved or written after this. */
-	verifiedSinceMs(workerId: WorkerId): number {
-		const entry = this.#workers.get(workerId);
-		return Math.max(entry?.row.registeredAtMs ?? 0, entry?.stats?.scrubbedSinceMs ?? 0);
 	}
 
 	/** Null when nobody is called so. */

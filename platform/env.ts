@@ -9,7 +9,7 @@ import { DistroError } from '../core/errors.ts';
 
 /** A changed secret is taken after this at the latest. */
 const SECRET_POLL_MS = 5_000;
-const TIME_UNITS_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+const DURATION_UNITS = { s: 1_000, m: 60_000, h: 60 * 60_000, d: 24 * 60 * 60_000 } as const;
 const SIZE_UNITS = { '': 1, Ki: 1024, Mi: 1024 ** 2, Gi: 1024 ** 3, Ti: 1024 ** 4 } as const;
 
 /** The `.env` in the project's root, for every command that a person calls. What is set already stays. */
@@ -71,14 +71,16 @@ export class EnvReader {
 		return bytes;
 	}
 
-	/** Milliseconds, from a number with its unit: 90s, 10m, 12h, 14d. */
-	duration(name: string, fallbackMs: number, bounds: { minMs: number; maxMs: number }): number {
+	/** Milliseconds, from a number with s, m, h or d: 14d. */
+	duration(name: string, fallbackMs: number, bounds: { min: number; max: number }): number {
 		const text = this.optional(name);
 		if (text === null) return fallbackMs;
-		const match = /^(\d+)(ms|s|m|h|d)$/.exec(text);
-		const ms = match === null ? Number.NaN : Number(match[1]) * TIME_UNITS_MS[match[2] as keyof typeof TIME_UNITS_MS];
-		if (!(ms >= bounds.minMs && ms <= bounds.maxMs)) {
-			this.mistake(`${name} must be a time such as 90s, 10m, 12h or 14d, from ${bounds.minMs} to ${bounds.maxMs} ms`);
+		const match = /^(\d+)([smhd])$/.exec(text);
+		const ms = match === null ? Number.NaN : Number(match[1]) * DURATION_UNITS[match[2] as keyof typeof DURATION_UNITS];
+		if (!(ms >= bounds.min && ms <= bounds.max)) {
+			this.mistake(
+				`${name} must be a time from ${bounds.min / 1000}s to ${bounds.max / DURATION_UNITS.d}d, such as 90s, 12h or 14d`,
+			);
 			return fallbackMs;
 		}
 		return ms;

@@ -51,7 +51,7 @@ export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
 		memoryBudgetBytes: reader.size('MEMORY_BUDGET', 48 * MiB, { min: MEMORY_BUDGET_MIN_BYTES, max: MAX_BYTES }),
 		diskReserveBytes: reader.size('DISK_RESERVE', DISK_RESERVE_BYTES, { min: 0, max: MAX_BYTES }),
 		capacityBytes: reader.optional('CAPACITY') === null ? null : reader.size('CAPACITY', 0, { min: 1, max: MAX_BYTES }),
-		scrubPeriodMs: reader.duration('SCRUB_PERIOD', SCRUB_PERIOD_MS, { minMs: 1_000, maxMs: 3650 * DAY_MS }),
+		scrubPeriodMs: reader.duration('SCRUB_PERIOD', SCRUB_PERIOD_MS, { min: 1_000, max: 3650 * DAY_MS }),
 		scrubRate: reader.size('SCRUB_RATE', SCRUB_RATE_BYTES, { min: 4096, max: MAX_BYTES }),
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};

@@ -65,6 +65,22 @@ test('secrets are for the owner alone, and in no argument, no log, and no enviro
 	for (const secret of secrets()) expect(c.logs()).not.toContain(secret);
 });
 
+test('npm run keys makes and revokes keys for all of them, and says when their database does not run', async () => {
+	const keys = (args: string[], more: NodeJS.ProcessEnv = {}) =>
+		spawnSync(process.execPath, [join(HACK, 'keys.ts'), ...args], {
+			env: { PATH: process.env.PATH, DISTRO_NO_DOTENV: '1', DATA_DIR: c.dataDir, ...more },
+			encoding: 'utf8',
+		});
+	const made = keys(['create', '--scope', 'read', '--label', 'for all']);
+	const [, keyId = 'none'] = /^dk_([0-9a-f]{16})_/.exec(made.stdout) ?? [];
+	expect(keys(['list']).stdout).toContain(keyId);
+	expect(keys(['revoke', keyId]).stdout).toContain('revoked');
+	expect(keys(['list'], { METADATA: 'supabase', DATA_DIR: join(c.dataDir, 'none') })).toMatchObject({
+		status: 1,
+		stderr: expect.stringContaining('which does not run'),
+	});
+});
+
 test.each(['postgrest', 'postgres', 'orchestrator-2'])('%s was killed: make start brings it back', async (name) => {
 	await c.kill(name);
 	const output = execFileSync(process.execPath, [join(HACK, 'start.ts')], {

@@ -74,10 +74,10 @@ describe('a cluster on Supabase', () => {
 		expect(left?.count).toBe(0);
 	});
 
-	test('the key is in no log and no metric', async () => {
+	test('neither the key nor the master key is in a log or a metric', async () => {
 		const metrics = await (await fetch(`${c.http}/metrics`)).text();
 		expect(metrics).toContain('distro_metadata_up{');
-		expect(`${c.logs()}${metrics}`).not.toContain(supabase.key);
+		for (const secret of [supabase.key, MASTER]) expect(`${c.logs()}${c.output()}${metrics}`).not.toContain(secret);
 	});
 
 	test('with a wrong key it does not start, and says so in one sentence', async () => {

@@ -50,7 +50,8 @@ export async function joinWorker(
 			if (child.exitCode !== null) throw new Error(`${name} did not start: ${lastWords}`);
 			return (await cluster(c.http)).workers.some((worker) => worker.name === name && worker.state === 'ready');
 		},
-		{ what: `${name} to join` },
+		// A name that another one had goes over when nobody has heard that one for a while.
+		{ what: `${name} to join`, timeoutMs: 60_000 },
 	);
 	return {
 		name,

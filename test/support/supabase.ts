@@ -3,7 +3,8 @@
  * the tests fail with the reason.
  */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import postgres from 'postgres';
@@ -14,6 +15,8 @@ export interface TestSupabase {
 	/** For SUPABASE_URL and SUPABASE_KEY. The address stays the same when PostgREST is started again. */
 	readonly url: string;
 	readonly key: string;
+	/** The keys that were given out are refused from now on; `key` is another one. PostgREST starts again. */
+	revokeKeys(): Promise<void>;
 	readonly anonKey: string;
 	/** As the superuser, past everything. */
 	readonly sql: postgres.Sql;
@@ -54,11 +57,29 @@ export async function startSupabase(options: { durable?: boolean; migrated?: boo
 	}
 	const admin = sql;
 	const { port: postgresPort, url: postgresUrl } = database;
-	const { url, serviceKey, anonKey } = rest;
+	const { url } = rest;
+	const port = Number(new URL(url).port);
+	let { serviceKey, anonKey } = rest;
+	const startRest = async () => {
+		rest = await startPostgrest({ folder, database: { port: postgresPort }, port });
+	};
 	return {
 		url,
-		key: serviceKey,
-		anonKey,
+		get key() {
+			return serviceKey;
+		},
+		get anonKey() {
+			return anonKey;
+		},
+		revokeKeys: async () => {
+			await rest?.stop();
+			const secrets = join(folder, 'secrets.json');
+			const { password } = JSON.parse(readFileSync(secrets, 'utf8')) as { password: string };
+			writeFileSync(secrets, JSON.stringify({ password, jwt: randomBytes(32).toString('hex') }));
+			await startRest();
+			serviceKey = rest?.serviceKey as string;
+			anonKey = rest?.anonKey as string;
+		},
 		sql: admin,
 		postgresUrl,
 		clear: async () => {
@@ -70,9 +91,7 @@ export async function startSupabase(options: { durable?: boolean; migrated?: boo
 		stopRest: async () => {
 			await rest?.stop();
 		},
-		startRest: async () => {
-			rest = await startPostgrest({ folder, database: { port: postgresPort }, port: Number(new URL(url).port) });
-		},
+		startRest,
 		restPid: () => rest?.child.pid as number,
 		stopPostgres: async () => {
 			await database?.stop();
