@@ -74,6 +74,10 @@ test('nothing where there is nothing, or where it has just gone', async () => {
 	expect(await draw(one)).not.toBeNull();
 	set.stored.splice(0);
 	expect(await draw(one)).toBeNull();
+	// What turned out to be stale is read again at once.
+	const { reads } = store;
+	await draw(one);
+	expect(store.reads).toBe(reads + 1);
 	set.stored.push(...setOf('a', [two], 1).stored);
 	expect(await draw(one)).toBeNull();
 });
