@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { newId, type ObjectId, type ShardId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
 import { ManualClock, seededRandom } from '../test/support/clock.ts';
+import { memoryCluster } from '../test/support/memory-cluster.ts';
 import { type SampledStore, shardDrawer } from './audit-draw.ts';
 
 const random = seededRandom('draw');
@@ -73,6 +74,24 @@ test('nothing where there is nothing, or where it has just gone', async () => {
 	expect(await draw(one)).not.toBeNull();
 	set.stored.splice(0);
 	expect(await draw(one)).toBeNull();
+	// What turned out to be stale is read again at once.
+	const { reads } = store;
+	await draw(one);
+	expect(store.reads).toBe(reads + 1);
 	set.stored.push(...setOf('a', [two], 1).stored);
 	expect(await draw(one)).toBeNull();
+});
+
+test('from a real store: all shards of the worker, and no other worker’s', async () => {
+	const cluster = await memoryCluster({ workers: 6 });
+	const draw = shardDrawer({ store: cluster.store, clock: new ManualClock(), random });
+	const worker = cluster.workerIds[2] as WorkerId;
+	for (let i = 0; i < 5; i++) await cluster.upload(random.bytes(100_000));
+	const drawn = new Set<ShardId>();
+	for (let i = 0; i < 200; i++) {
+		const shard = await draw(worker);
+		if (shard !== null) drawn.add(shard.shardId);
+	}
+	expect([...drawn].sort()).toEqual([...cluster.transport.shardsOf(worker).keys()].sort());
+	expect(drawn.size).toBeGreaterThan(0);
 });

@@ -10,7 +10,7 @@ import type { MetadataStore } from './store.ts';
 
 export type SampledStore = Pick<MetadataStore, 'redundancyRows' | 'sampleSet'>;
 
-const SETS_TTL_MS = 60_000;
+const SETS_TTL_MS = 5_000;
 
 export function shardDrawer(deps: { store: SampledStore; clock: Clock; random: Random }): AuditDeps['drawShard'] {
 	const { store, clock, random } = deps;
@@ -29,7 +29,11 @@ export function shardDrawer(deps: { store: SampledStore; clock: Clock; random: R
 			if (at >= 0) continue;
 			const sample = await store.sampleSet(setId, share());
 			const placed = sample?.segment.placements.find((placement) => placement.workerId === workerId);
-			if (sample === null || placed === undefined) return null;
+			if (sample === null || placed === undefined) {
+				// Its segments are on another set by now, as after a repair.
+				readAtMs = Number.NEGATIVE_INFINITY;
+				return null;
+			}
 			return { ...sample, shardIndex: placed.shardIndex, shardId: placed.shardId };
 		}
 		return null;

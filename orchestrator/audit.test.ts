@@ -126,7 +126,7 @@ async function run(ms: number, changed: Partial<AuditDeps> = {}, stopping = new 
 	const untilMs = clock.nowMs() + ms;
 	while (clock.nowMs() < untilMs && !stopping.signal.aborted) {
 		let over = false;
-		const step = job.step(stopping.signal, lease).finally(() => {
+		const step = job.step(stopping.signal, lease, false).finally(() => {
 			over = true;
 		});
 		step.catch(() => {});
@@ -156,6 +156,15 @@ test('each worker is asked about as often as it should be, for cells at random, 
 test('none at all when so told', async () => {
 	await run(2 * HOUR_MS, { perHour: 0 });
 	expect(outcomes.size).toBe(0);
+});
+
+test('asked for, each worker is asked at once, also where audits are off', async () => {
+	for (const perHour of [0, 60]) {
+		outcomes.clear();
+		const job = auditJob({ ...deps, perHour });
+		expect(await job.step(new AbortController().signal, lease, true)).toBeGreaterThan(0);
+		expect([...outcomes.values()]).toEqual([['ok'], ['ok'], ['ok']]);
+	}
 });
 
 const lies: [string, (answer: AuditAnswer) => AuditAnswer][] = [

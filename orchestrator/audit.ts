@@ -88,6 +88,10 @@ export function auditJob(deps: AuditDeps): ExclusiveJob {
 
 	return {
 		name: 'audit',
+		state: () => ({
+			audits_per_hour: perHour,
+			workers_in_doubt: [...duties.values()].filter(({ doubt }) => doubt > 0).length,
+		}),
 		step: async (signal, _lease, asked = false) => {
 			if (perHour === 0 && !asked) return HOUR_MS;
 			const known = workers.rows();

@@ -317,6 +317,28 @@ describe.each([
 		expect(outcomes).toHaveLength(5);
 	});
 
+	test('a pass that is asked for runs although others are paused, until it is paused itself', async () => {
+		await put(6, 1);
+		start({ ceiling: SMALL_CELL_BYTES });
+		const orders = (paused: boolean, number: number) => scrub.heard({ acknowledged: [], paused, pass: number });
+		await pass(() => clock.waiting > 0, { what: 'it to wait' });
+		orders(true, 0);
+		orders(true, 1);
+		await pass(() => outcomes.length === 6 && !scrub.report().running, { stepMs: 100, what: 'the pass' });
+		orders(true, 2);
+		await pass(() => outcomes.length >= 8, { stepMs: 100, what: 'a part of another' });
+		orders(false, 2);
+		orders(true, 2);
+		const done = outcomes.length;
+		const untilMs = clock.nowMs() + HOUR_MS;
+		await pass(() => clock.nowMs() > untilMs, { what: 'an hour' });
+		expect(outcomes.length - done).toBeLessThanOrEqual(1);
+		expect(scrub.report().running).toBe(true);
+		orders(false, 2);
+		await pass(() => !scrub.report().running, { what: 'its end' });
+		expect(outcomes).toHaveLength(12);
+	});
+
 	test('a pass that is asked for begins at once, from the beginning, once for each number', async () => {
 		const shards = await put(6, 1);
 		start();

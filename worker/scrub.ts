@@ -132,6 +132,8 @@ export class Scrubber {
 	heard(orders: ScrubOrders): void {
 		const full = this.#findings.size >= MAX_FINDINGS;
 		for (const shardId of orders.acknowledged) this.#findings.delete(shardId);
+		// Whoever pauses does not wait for the pass any more; one that is asked for later runs all the same.
+		if (orders.paused && !this.#paused && this.#progress !== null) this.#progress.urgent = false;
 		const changed = (full && orders.acknowledged.length > 0) || (this.#paused && !orders.paused);
 		this.#paused = orders.paused;
 		const ordered = orders.pass > Math.max(this.#orderedPass, this.#progress?.pass ?? 0);
@@ -183,7 +185,7 @@ export class Scrubber {
 	async #step(progress: Progress): Promise<number> {
 		const { store, clock } = this.#deps;
 		if (this.#orderedPass > progress.pass) await this.#begin(progress, { pass: this.#orderedPass, urgent: true });
-		if (this.#paused || this.#findings.size >= MAX_FINDINGS) return MAX_WAIT_MS;
+		if ((this.#paused && !progress.urgent) || this.#findings.size >= MAX_FINDINGS) return MAX_WAIT_MS;
 		if (!progress.running) {
 			const waitMs = progress.startMs - clock.nowMs();
 			// A clock that was set back must not stop scrubbing for years.

@@ -28,8 +28,8 @@ async function metric(http: string, name: string, labels = ''): Promise<number> 
 
 type Settings = Record<string, string>;
 describe.each<[string, Settings]>([
-	['scrubbing', { SCRUB_PERIOD: '1s', AUDITS_PER_HOUR: '0' }],
-	// At this period it reads a few bytes a day.
+	// At this period it reads a few bytes a day, but for what is asked for.
+	['scrubbing', { SCRUB_PERIOD: '3650d', AUDITS_PER_HOUR: '0' }],
 	['audits', { SCRUB_PERIOD: '3650d', AUDITS_PER_HOUR: '36000' }],
 ])('%s', (by, env) => {
 	let c: TestCluster;
@@ -53,6 +53,15 @@ describe.each<[string, Settings]>([
 	};
 	/** How often workers were looked at. */
 	const looked = () => (by === 'audits' ? metric(c.http, 'distro_audits_total') : scrubbed());
+
+	const ask = async (what: 'run' | 'pause' | 'resume') => {
+		const response = await fetch(`${c.http}/cluster/jobs/scrub/${what}`, { method: 'POST' });
+		expect(response.status).toBe(200);
+	};
+	/** Audits come by themselves. */
+	const look = async () => {
+		if (by === 'scrubbing') await ask('run');
+	};
 
 	const damages: [string, string, (file: string) => void][] = [
 		[
@@ -83,6 +92,7 @@ describe.each<[string, Settings]>([
 				const file = fileOf(shard);
 				const { root, description } = trailerOf(file);
 				damage(file);
+				await look();
 				await until(async () => (await shardsOf(stored)).every(({ shard_id }) => shard_id !== basename(file)), {
 					what: `${by} to find it, and repair`,
 					timeoutMs: 60_000,
@@ -112,7 +122,8 @@ describe.each<[string, Settings]>([
 		try {
 			const first = await looked();
 			await until(async () => (await state()) === 'suspect', { what: 'the worker to be suspect' });
-			await until(async () => (await looked()) > first + 100, { what: 'others to be looked at', timeoutMs: 60_000 });
+			await look();
+			await until(async () => (await looked()) > first + 15, { what: 'others to be looked at', timeoutMs: 60_000 });
 			if (by === 'audits') {
 				await until(async () => (await metric(c.http, 'distro_audits_total', 'outcome="offline"')) > 20, {
 					what: 'it to be offline',
@@ -124,7 +135,8 @@ describe.each<[string, Settings]>([
 		}
 		await until(async () => (await state()) === 'ready', { what: 'the worker to be back' });
 		const second = await looked();
-		await until(async () => (await looked()) > second + 100, { what: 'all to be looked at', timeoutMs: 60_000 });
+		await look();
+		await until(async () => (await looked()) > second + 15, { what: 'all to be looked at', timeoutMs: 60_000 });
 		expect(await findings()).toBe(before);
 		expect((await cluster(c.http)).queues.repairs).toBe(0);
 		const now = await Promise.all(stored.map(shardsOf));
@@ -133,4 +145,22 @@ describe.each<[string, Settings]>([
 		);
 		for (const object of stored) expect(await isIntact(c.http, object)).toBe(true);
 	});
+
+	if (by === 'scrubbing') {
+		test('since when all of it is verified: the beginning of the last pass, as soon as it is over everywhere', async () => {
+			await put(c.http, random.bytes(1_000_000));
+			const oldest = async () => {
+				const response = await fetch(`${c.http}/cluster/redundancy`);
+				return Date.parse(((await response.json()) as { oldest_verification: string }).oldest_verification);
+			};
+			const askedMs = Date.now();
+			expect(await oldest()).toBeLessThanOrEqual(askedMs);
+			await ask('pause');
+			// What is asked for runs all the same.
+			await ask('run');
+			await until(async () => (await oldest()) > askedMs, { what: 'a pass of every worker', timeoutMs: 60_000 });
+			expect(await oldest()).toBeLessThanOrEqual(Date.now());
+			await ask('resume');
+		});
+	}
 });

@@ -78,7 +78,7 @@ export interface ScrubProgress {
 export interface HeartbeatResponse {
   /** Findings that are durable in the metadata: they need not be sent again. */
   acknowledgedShardIds: Buffer[];
-  /** Begin nothing new of the pass until this is false again. */
+  /** Read nothing until this is false again, but for a pass that is asked for after it. */
   scrubPaused: boolean;
   /** A number that the worker has not seen before, larger than all it has, asks for a new pass now. */
   scrubPass: number;
