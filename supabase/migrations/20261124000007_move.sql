@@ -190,16 +190,38 @@ begin
 	return null;
 end $$;
 
--- Worker sets and spreads (20261124000008_sets.sql) of objects whose rows are all there.
+-- Worker sets and spreads (20261124000008_sets.sql) of objects whose rows are all there, as many at once as are given.
 -- args: {moveId, objects: [number, …], from: place or null, place}
 create function distro.move_derive(args jsonb) returns jsonb language plpgsql as $$
+declare
+	objects constant bigint[] := array(select o::bigint from jsonb_array_elements_text(args->'objects') o);
 begin
 	if not distro.move_on(args) then return null; end if;
-	perform distro.move_segments(given.object_no, given.segments) from (
-		select object_no, array_agg(segment order by segment) as segments from distro.segments
-			where object_no = any (array(select o::bigint from jsonb_array_elements_text(args->'objects') o))
-			group by object_no order by object_no
-	) given;
+	with cut as materialized (
+		select s.object_no, s.segment, s.k, s.n, distro.segment_bytes(s.cells, s.cell_bytes, s.last_cell_bytes) as bytes,
+				distro.good_workers(s.object_no, s.segment) as workers
+			from distro.segments s where s.object_no = any (objects)
+	), found as materialized (
+		select *, distro.set_id(k, n, workers) as set_id from cut
+	), spread as materialized (
+		select object_no, array_agg(distinct set_id order by set_id) as sets from found group by object_no
+	), segments_done as (
+		update distro.segments s set set_id = found.set_id
+			from found where s.object_no = found.object_no and s.segment = found.segment
+	), sets_done as (
+		insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
+			select set_id, distro.slot(), k, n, workers, count(*), sum(bytes) from found group by set_id, k, n, workers
+			on conflict (set_id, slot) do update
+				set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes
+	), objects_done as (
+		update distro.objects o set spread_id = distro.spread_id(spread.sets)
+			from spread where o.object_no = spread.object_no
+	)
+	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
+		select distro.spread_id(sets), distro.slot(), sets, count(*), sum(o.size_bytes)
+			from spread join distro.objects o using (object_no) group by sets
+		on conflict (spread_id, slot) do update
+			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
 	return null;
 end $$;
 
