@@ -1,4 +1,4 @@
-# One image for every role: `orchestrator`, `worker`, `keys`, `init`, `migrate` (hack/entry.ts).
+# One image for every role: `orchestrator`, `worker`, `keys`, `move`, `init`, `migrate` (hack/entry.ts).
 # BASE is Debian with Node.js 24, npm and a user of id 1000.
 ARG BASE=node:24-slim
 

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export NAME
 
-.PHONY: help setup build generate check test soak run start migrate bench images image-check clean
+.PHONY: help setup build generate check test soak run start migrate move bench images image-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ start: setup ## Start a process that went down again: make start NAME=worker-3
 
 migrate: setup ## Apply supabase/migrations to the Postgres that SUPABASE_DB_URL names
 	@npm run --silent migrate
+
+move: setup ## Metadata to Supabase or back: make move ARGS="--from sqlite --to supabase"
+	@npm run --silent move -- $(ARGS)
 
 bench: build ## Measure, and print the table
 	@npm run --silent bench -- $(ARGS)

@@ -1,6 +1,8 @@
-/** What `make run`, `make start` and `npm run keys` must agree on: where the data are. */
+/** What `make run`, `make start`, `npm run keys` and `npm run move` must agree on: where the data are. */
 
-import { join, resolve } from 'node:path';
+import { existsSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import { loadDotenv } from '../platform/env.ts';
 
 export const ROOT = resolve(import.meta.dirname, '..');
 /** The one orchestrator of `make run`; its folder in DATA_DIR has this name. */
@@ -11,4 +13,14 @@ export const SERVICE_KEY_FILE = 'service.key';
 /** The folder of the whole cluster. */
 export function clusterDataDir(): string {
 	return resolve(process.env.DATA_DIR || join(ROOT, 'data'));
+}
+
+/** For commands beside an orchestrator: DATA_DIR becomes the orchestrator's own folder in that of `make run`, or stays it. Answers what it was. */
+export function useOrchestratorDataDir(): string {
+	loadDotenv();
+	const given = clusterDataDir();
+	// Who names the orchestrator's own folder means that one.
+	const isOrchestrators = basename(given) === ORCHESTRATOR || existsSync(join(given, 'metadata.db'));
+	process.env.DATA_DIR = isOrchestrators ? given : join(given, ORCHESTRATOR);
+	return given;
 }

@@ -4,14 +4,11 @@
  * cluster with `METADATA=supabase` is asked while it runs. Beside any other orchestrator: orchestrator/keys.ts.
  */
 
-import { existsSync } from 'node:fs';
-import { basename, join } from 'node:path';
-import { loadDotenv } from '../platform/env.ts';
+import { join } from 'node:path';
 import { readClusterFile } from './cluster-file.ts';
-import { clusterDataDir, ORCHESTRATOR, SERVICE_KEY_FILE } from './environment.ts';
+import { SERVICE_KEY_FILE, useOrchestratorDataDir } from './environment.ts';
 
-loadDotenv();
-const given = clusterDataDir();
+const given = useOrchestratorDataDir();
 const postgrest = readClusterFile(given)?.processes.find(({ role }) => role === 'postgrest');
 const isOwn = (process.env.SUPABASE_URL ?? '') === '';
 if (isOwn && postgrest?.http !== undefined) {
@@ -19,9 +16,6 @@ if (isOwn && postgrest?.http !== undefined) {
 	process.env.SUPABASE_KEY = '';
 	process.env.SUPABASE_KEY_FILE = join(postgrest.dataDir, SERVICE_KEY_FILE);
 }
-// Who names the orchestrator's own folder means that one.
-const isOrchestrators = basename(given) === ORCHESTRATOR || existsSync(join(given, 'metadata.db'));
-process.env.DATA_DIR = isOrchestrators ? given : join(given, ORCHESTRATOR);
 if (isOwn && postgrest === undefined && process.env.METADATA === 'supabase') {
 	console.error(
 		'With METADATA=supabase the API keys are in the database of the cluster, which does not run: make run, and then again',

@@ -9,6 +9,7 @@ import { asDistroError, DistroError } from '../core/errors.ts';
 import { newId } from '../core/ids.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import { API_KEYS_REFRESH_MS, type ApiKeyRow, type ApiKeyScope, type ApiKeyStore } from './api-keys.ts';
+import { refuseMoved } from './move-supabase.ts';
 import { MAX_AGE_MS } from './store-remembering.ts';
 import { Batches } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
@@ -28,9 +29,11 @@ interface ApiKeyJson {
 	readonly createdAtMs: string;
 }
 
-/** Throws as connectSupabase does. */
+/** Throws as connectSupabase does, and `conflict` while a move of the metadata forbids to use them. */
 export async function openSupabaseApiKeys(options: SupabaseOptions): Promise<ApiKeyStore> {
-	return new SupabaseApiKeys(await connectSupabase(options), options);
+	const rpc = await connectSupabase(options);
+	await refuseMoved(rpc);
+	return new SupabaseApiKeys(rpc, options);
 }
 
 class SupabaseApiKeys implements ApiKeyStore {

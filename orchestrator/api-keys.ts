@@ -39,6 +39,7 @@ export interface ApiKeyStore {
 	close(): Promise<void>;
 }
 
+export const API_KEYS_FILE = 'api-keys.db';
 /** Other processes' changes are seen after this at the latest. */
 export const API_KEYS_REFRESH_MS = 1_000;
 /** Another process may be writing. */
@@ -47,7 +48,11 @@ const SCHEMA_VERSION = 1;
 
 /** Opens `api-keys.db` in the orchestrator's data folder. Throws `unsupported` when a newer release wrote it. */
 export function openApiKeys(options: { dataDir: string; clock: Clock }): ApiKeyStore {
-	const path = join(options.dataDir, 'api-keys.db');
+	return new SqliteApiKeys(openApiKeysFile(join(options.dataDir, API_KEYS_FILE)), options.clock);
+}
+
+/** Made and migrated if need be. */
+export function openApiKeysFile(path: string): DatabaseSync {
 	let db: DatabaseSync | null = null;
 	try {
 		db = new DatabaseSync(path, { timeout: LOCK_WAIT_MS });
@@ -71,7 +76,7 @@ export function openApiKeys(options: { dataDir: string; clock: Clock }): ApiKeyS
 				PRAGMA user_version = ${SCHEMA_VERSION};
 			`);
 		}
-		return new SqliteApiKeys(db, options.clock);
+		return db;
 	} catch (thrown) {
 		db?.close();
 		throw sqliteError(thrown);

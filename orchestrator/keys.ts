@@ -9,8 +9,7 @@
  * folder DATA_DIR. For the cluster of `make run` there is `npm run keys`. A running orchestrator knows after a second.
  */
 
-import { existsSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
@@ -18,6 +17,7 @@ import { EnvReader } from '../platform/env.ts';
 import { createApiKey } from './admin-keys.ts';
 import { API_KEY_SCOPES, type ApiKeyScope, type ApiKeyStore, openApiKeys } from './api-keys.ts';
 import { readSupabase } from './config.ts';
+import { orchestratorDataDir } from './data-dir.ts';
 
 const USAGE = `usage: keys create --scope ${API_KEY_SCOPES.join('|')} --label <what it is for>
        keys list
@@ -74,27 +74,9 @@ async function openStore(): Promise<ApiKeyStore> {
 		const { openSupabaseApiKeys } = await import('./api-keys-supabase.ts');
 		return openSupabaseApiKeys({ ...supabase, clock: systemClock, random: systemRandom });
 	}
-	const folder = dataDir();
+	const folder = orchestratorDataDir('keys');
 	mkdirSync(folder, { recursive: true, mode: 0o700 });
 	return openApiKeys({ dataDir: folder, clock: systemClock });
-}
-
-/** Keys in another folder would be for nobody: rather a question than a guess. */
-function dataDir(): string {
-	const given = process.env.DATA_DIR;
-	if (given === undefined || given === '') {
-		throw new DistroError(
-			'invalid',
-			'DATA_DIR is not set: give the data folder of the orchestrator, or use npm run keys for the cluster of make run',
-		);
-	}
-	if (existsSync(join(given, 'ca', 'cluster-id'))) {
-		throw new DistroError(
-			'invalid',
-			`${given} is the folder of a whole cluster: give that of its orchestrator, DATA_DIR=${join(given, 'orchestrator-1')}`,
-		);
-	}
-	return given;
 }
 
 try {

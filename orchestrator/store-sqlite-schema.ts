@@ -8,6 +8,7 @@
 
 import { DatabaseSync } from 'node:sqlite';
 import { DistroError } from '../core/errors.ts';
+import { closedByMove, type MoveMark } from './move-side.ts';
 import { sqliteError } from './store-sqlite-sql.ts';
 
 const MIGRATIONS: readonly string[] = [
@@ -224,6 +225,18 @@ const MIGRATIONS: readonly string[] = [
 		SELECT s.spread_no FROM spread JOIN spreads s USING (sets) WHERE spread.object_no = objects.object_no);
 	DROP VIEW spread;
 	`,
+	`
+	-- While it has its one row the metadata are being moved, or were moved away (move.ts): no orchestrator starts on them.
+	CREATE TABLE move (
+		one INTEGER PRIMARY KEY CHECK (one = 1),
+		move_id TEXT NOT NULL,
+		cluster_id TEXT NOT NULL,
+		phase TEXT NOT NULL,
+		other TEXT NOT NULL,
+		began_at_ms INTEGER NOT NULL,
+		place TEXT
+	) STRICT;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */
@@ -232,10 +245,24 @@ const LOCK_WAIT_MS = 1_000;
 const CACHE_KIB = 16 * 1024;
 
 /**
- * Opens, owns and migrates. Throws `conflict` when another orchestrator has the file, `unsupported` when a newer release
- * wrote it, `corrupt` when it is no database.
+ * Opens, owns and migrates, for an orchestrator. Throws `conflict` when another process has the file, or a move of the
+ * metadata forbids to use it, `unsupported` when a newer release wrote it, `corrupt` when it is no database.
  */
 export function openMetadataDatabase(path: string): DatabaseSync {
+	return openDatabase(path, (db) => {
+		const mark = readMark(db);
+		if (mark !== null) throw closedByMove(mark, path);
+		freeClaims(db);
+		endLeases(db);
+	});
+}
+
+/** The same for a move: what is there stays as it is, whatever its mark. */
+export function openDatabaseToMove(path: string): DatabaseSync {
+	return openDatabase(path, () => {});
+}
+
+function openDatabase(path: string, begin: (db: DatabaseSync) => void): DatabaseSync {
 	let db: DatabaseSync | null = null;
 	try {
 		db = new DatabaseSync(path, { timeout: LOCK_WAIT_MS });
@@ -252,16 +279,19 @@ export function openMetadataDatabase(path: string): DatabaseSync {
 			PRAGMA cache_size = -${CACHE_KIB};
 		`);
 		migrate(db, path);
-		freeClaims(db);
-		endLeases(db);
+		begin(db);
 		return db;
 	} catch (thrown) {
 		db?.close();
 		const error = sqliteError(thrown);
 		if (error instanceof DistroError && error.kind === 'unavailable' && isLocked(thrown)) {
-			throw new DistroError('conflict', `another orchestrator uses ${path}: stop it first, or use another DATA_DIR`, {
-				cause: thrown,
-			});
+			throw new DistroError(
+				'conflict',
+				`another orchestrator uses ${path}, or a move of the metadata: stop it first, or use another DATA_DIR`,
+				{
+					cause: thrown,
+				},
+			);
 		}
 		throw error;
 	}
@@ -293,6 +323,16 @@ function storedVersion(db: DatabaseSync): number {
 	if (table === undefined) return 0;
 	const stored = db.prepare('SELECT version FROM schema_version').get() as { version: number } | undefined;
 	return stored?.version ?? 0;
+}
+
+/** Which forbids orchestrators to use these metadata, or null. */
+export function readMark(db: DatabaseSync): MoveMark | null {
+	const row = db
+		.prepare(
+			`SELECT move_id AS moveId, cluster_id AS clusterId, phase, other, began_at_ms AS beganAtMs, place FROM move`,
+		)
+		.get();
+	return row === undefined ? null : ({ ...row } as unknown as MoveMark);
 }
 
 /** Nobody else writes here, so a claim without an intent belonged to a request that ended with its process. */

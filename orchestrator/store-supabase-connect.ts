@@ -20,7 +20,7 @@ export interface SupabaseOptions {
  * Checks address, key and schema. Throws `invalid` (no Supabase there), `denied` (wrong key), `unsupported` (not
  * migrated, or by a newer release), `unavailable`: one sentence each, without the key.
  */
-export async function connectSupabase(options: SupabaseOptions): Promise<SupabaseRpc> {
+export async function connectSupabase(options: Pick<SupabaseOptions, 'url' | 'key' | 'fetch'>): Promise<SupabaseRpc> {
 	const rpc = new SupabaseRpc(options, { fetch: options.fetch });
 	const schema = await rpc.schema(OPEN_TIMEOUT_MS);
 	if (schema > SCHEMA_VERSION) {

@@ -9,6 +9,7 @@
 import { createClient } from '@supabase/supabase-js';
 import { DistroError } from '../core/errors.ts';
 import type { SupabaseAddress } from './config.ts';
+import { Refusal } from './store-supabase-errors.ts';
 
 export type Fetch = typeof globalThis.fetch;
 
@@ -20,16 +21,17 @@ const GATEWAY_PATH = '/rest/v1/rpc/';
 
 export class SupabaseRpc {
 	readonly #client: ReturnType<typeof createClient>;
-	readonly #host: string;
+	/** For people. */
+	readonly host: string;
 	/** What `fetch` threw, by the signal of the call: supabase-js keeps only text of it. */
 	readonly #thrown = new WeakMap<AbortSignal, unknown>();
 	#bare = false;
 
 	/** Throws `invalid` for an address or a key that can't be one. */
-	constructor(address: SupabaseAddress, options: { fetch?: Fetch } = {}) {
+	constructor(address: SupabaseAddress, options: { fetch?: Fetch | undefined } = {}) {
 		const url = parseUrl(address.url);
 		const send = options.fetch ?? globalThis.fetch;
-		this.#host = url.host;
+		this.host = url.host;
 		this.#client = createClient(url.href, checkedKey(address.key()), {
 			auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
 			global: {
@@ -75,7 +77,7 @@ export class SupabaseRpc {
 			return data;
 		}
 		if (status === 0) throw this.#unreachable(signal, options.timeoutMs);
-		throw this.#refused(status, { code: error.code, message: error.message });
+		throw this.#refused(status, error);
 	}
 
 	#unreachable(signal: AbortSignal, timeoutMs: number): DistroError {
@@ -89,8 +91,12 @@ export class SupabaseRpc {
 		return new DistroError('unavailable', `the metadata database cannot be reached (${code})`);
 	}
 
-	#refused(status: number, error: { code?: string | undefined; message?: string | undefined }): DistroError {
+	#refused(status: number, error: { code?: string; message?: string; details?: string | null }): DistroError {
 		const { code = '', message = '' } = error;
+		if (code === 'PT409' && message === 'moved') {
+			return new DistroError('denied', 'the metadata in this database was moved away, or is half-moved');
+		}
+		if (code === 'PT409') return new Refusal(message, error.details ?? '');
 		if (code === 'PGRST202') {
 			return new DistroError(
 				'unsupported',
@@ -117,7 +123,7 @@ export class SupabaseRpc {
 	#notSupabase(status: number): DistroError {
 		return new DistroError(
 			'invalid',
-			`SUPABASE_URL: what answers at ${this.#host} is no Supabase and no PostgREST (status ${status}): is the address right?`,
+			`SUPABASE_URL: what answers at ${this.host} is no Supabase and no PostgREST (status ${status}): is the address right?`,
 		);
 	}
 }

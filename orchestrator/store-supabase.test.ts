@@ -141,10 +141,11 @@ describe('who may do what', () => {
 			...(body === null ? {} : { body: JSON.stringify(body) }),
 		});
 
-	test.each(['distro_write', 'distro_write_long', 'distro_read', 'distro_schema'])(
+	test.each(['distro_write', 'distro_write_long', 'distro_read', 'distro_move', 'distro_schema'])(
 		'%s is for the service role only',
 		async (name) => {
-			const body = name === 'distro_schema' ? {} : { calls: [] };
+			const bodies = { distro_schema: {}, distro_move: { call: { action: 'totals' } } };
+			const body = bodies[name as keyof typeof bodies] ?? { calls: [] };
 			expect((await request(`rpc/${name}`, supabase.key, body)).status).toBe(200);
 			expect((await request(`rpc/${name}`, supabase.anonKey, body)).ok).toBe(false);
 			expect((await request(`rpc/${name}`, null, body)).ok).toBe(false);

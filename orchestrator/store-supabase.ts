@@ -10,6 +10,7 @@ import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Random } from '../core/ports.ts';
+import { refuseMoved } from './move-supabase.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -62,9 +63,11 @@ export interface SupabaseStoreOptions extends SupabaseOptions {
 	readonly groupCommit?: boolean;
 }
 
-/** Throws as connectSupabase does. */
+/** Throws as connectSupabase does, and `conflict` while a move of the metadata forbids to use them. */
 export async function openSupabaseStore(options: SupabaseStoreOptions): Promise<MetadataStore> {
-	return new SupabaseMetadataStore(await connectSupabase(options), options);
+	const rpc = await connectSupabase(options);
+	await refuseMoved(rpc);
+	return new SupabaseMetadataStore(rpc, options);
 }
 
 class SupabaseMetadataStore implements MetadataStore {
