@@ -2,6 +2,7 @@
 
 import { DistroError } from '../core/errors.ts';
 import type { ClusterId, WorkerId } from '../core/ids.ts';
+import { annualFailureRate, availability, NEW_HISTORY } from '../core/model/history.ts';
 import { chooseRedundancy, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import { redundancyReport, type SetCount, setsInTheWay } from '../core/model/redundancy-report.ts';
 import type { MemoryPool } from '../core/ports.ts';
@@ -41,19 +42,28 @@ export class Cluster implements ClusterAdmin {
 		const placed = placedOn(sets);
 		return {
 			cluster_id: clusterId,
-			workers: workers.rows().map(({ row, state }) => ({
-				name: row.name,
-				worker_id: row.workerId,
-				state,
-				duty: row.duty,
-				zone: row.zone,
-				address: row.address,
-				shards: row.shards,
-				shards_placed: placed.get(row.workerId) ?? 0,
-				bytes_used: row.bytesUsed,
-				bytes_total: row.bytesTotal,
-				last_seen: new Date(row.lastSeenMs).toISOString(),
-			})),
+			workers: workers.rows().map(({ row, state }) => {
+				const { latencyMs, bytesPerS } = workers.measured(row.workerId);
+				const history = workers.history(row.workerId) ?? NEW_HISTORY;
+				return {
+					name: row.name,
+					worker_id: row.workerId,
+					state,
+					duty: row.duty,
+					zone: row.zone,
+					address: row.address,
+					shards: row.shards,
+					shards_placed: placed.get(row.workerId) ?? 0,
+					bytes_used: row.bytesUsed,
+					bytes_total: row.bytesTotal,
+					latency_ms: latencyMs,
+					bytes_per_second: bytesPerS,
+					availability: availability(history),
+					annual_failure_rate: annualFailureRate(history),
+					audits: history.audits,
+					last_seen: new Date(row.lastSeenMs).toISOString(),
+				};
+			}),
 			objects: counts.objects,
 			queues: { intents: counts.intents, deletions: counts.deletions, repairs: counts.repairs },
 			budget: { capacity_bytes: sum((pool) => pool.capacityBytes), used_bytes: sum((pool) => pool.usedBytes) },

@@ -1,6 +1,7 @@
 /** What the HTTP API knows of the cluster: its answers' own shapes. */
 
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { AuditOutcome } from '../core/model/history.ts';
 import type { JobView } from './job-control.ts';
 
 export interface ClusterView {
@@ -18,6 +19,13 @@ export interface ClusterView {
 		readonly shards_placed: number;
 		readonly bytes_used: number;
 		readonly bytes_total: number;
+		/** To the first byte, and of those that follow, as reads of the last half minute saw it; null: nobody read from it. */
+		readonly latency_ms: number | null;
+		readonly bytes_per_second: number | null;
+		/** Share of the time that it can be reached, failures a year to expect, and audits by outcome; all of them fade over weeks. */
+		readonly availability: number;
+		readonly annual_failure_rate: number;
+		readonly audits: Readonly<Record<AuditOutcome, number>>;
 		readonly last_seen: string;
 	}[];
 	readonly objects: number;

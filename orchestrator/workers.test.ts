@@ -425,6 +425,22 @@ describe('on a clock that is moved by hand', () => {
 		});
 	});
 
+	test('a worker that answers at once and then trickles counts as slow, and is known as such', async () => {
+		const [trickling, quick] = [await join('1'), await join('2')];
+		for (const { workerId } of [trickling, quick]) registry.observe(workerId, { ms: 3 });
+		for (let i = 0; i < 5; i++) {
+			registry.observe(quick.workerId, { bytes: 266_240, tookMs: 2 });
+			registry.observe(trickling.workerId, { bytes: 266_240, tookMs: 4_000 });
+			// Held up by the client: says nothing.
+			registry.observe(quick.workerId, { bytes: 266_240, tookMs: null });
+		}
+		expect([registry.isGood(trickling.workerId), registry.isGood(quick.workerId)]).toEqual([false, true]);
+		expect(registry.score(trickling.workerId)).toBeGreaterThan(100 * registry.score(quick.workerId));
+		expect(registry.measured(trickling.workerId)).toEqual({ latencyMs: 3, bytesPerS: expect.closeTo(66_560, 0) });
+		clock.advance(60_000);
+		expect(registry.measured(trickling.workerId)).toEqual({ latencyMs: null, bytesPerS: null });
+	});
+
 	describe('a read may leave a worker that lags', () => {
 		/** It sends other reads something. */
 		const answers = (id: WorkerId, times = 1) => {
@@ -458,7 +474,7 @@ describe('on a clock that is moved by hand', () => {
 			expect(registry.isGood(workerId)).toBe(true);
 			// Cells of streams that are long open are answers as well.
 			clock.advance(HEDGE_MAX_MS + 1);
-			registry.observe(workerId, 'cell');
+			registry.observe(workerId, { bytes: 65_536, tookMs: null });
 			expect(registry.mayHedge(workerId)).toBe(false);
 		});
 

@@ -14,13 +14,21 @@ import type { KeyObject } from 'node:crypto';
 import { publicKeyFromRaw, verifyReceipt } from '../core/crypto/sign.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
-import { HEDGE_DEFAULT_MS, HEDGE_MAX_MS, HEDGE_MIN_MS, LOST_AFTER_MS, SUSPECT_AFTER_MS } from '../core/limits.ts';
+import {
+	HEDGE_DEFAULT_MS,
+	HEDGE_MAX_MS,
+	HEDGE_MIN_MS,
+	LARGE_CELL_BYTES,
+	LOST_AFTER_MS,
+	SUSPECT_AFTER_MS,
+} from '../core/limits.ts';
 import { isReachable, type WorkerDuty, type WorkerState, workerState } from '../core/model/health.ts';
 import { annualFailureRate, availability, parseHistory, type WorkerHistory } from '../core/model/history.ts';
 import type { MendWorker } from '../core/model/mending.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import { type PolicyWorker, slowerThanMs } from '../core/model/redundancy.ts';
 import type { Clock, WorkerRef } from '../core/ports.ts';
+import type { WorkerOutcome } from '../core/transfer/gather.ts';
 import type { MetadataStore, WorkerRow } from './store.ts';
 
 /** How long a worker that failed or lagged is passed over while others will do; each time in a row twice as long. */
@@ -43,6 +51,9 @@ const FIND_EVERY_MS = 250;
 /** First-byte times kept for the hedge's p95. */
 const LATENCY_SAMPLES = 256;
 const EWMA_WEIGHT = 0.1;
+const MiB = 1024 * 1024;
+/** A cell of a large object. */
+const CELL_MIB = LARGE_CELL_BYTES / MiB;
 /** A latency that nobody has measured again for this long says nothing any more: a slow worker gets another chance. */
 const LATENCY_TTL_MS = 30_000;
 /** Hedges are at most this share of reads (Dean and Barroso, The Tail at Scale), beyond those against silent workers. */
@@ -77,6 +88,8 @@ interface Entry {
 	/** Since when it is known here. */
 	addedAtMs: number;
 	latencyMs: number | undefined;
+	/** What a cell's worth of bytes takes once they come, in milliseconds a MiB. */
+	msPerMib: number | undefined;
 	measuredAtMs: number;
 	/** When a read last got bytes from it. */
 	heardAtMs: number;
@@ -319,6 +332,7 @@ export class WorkerRegistry {
 			toldSeenMs: row.lastSeenMs,
 			addedAtMs: nowMs,
 			latencyMs: undefined,
+			msPerMib: undefined,
 			measuredAtMs: 0,
 			heardAtMs: Number.NEGATIVE_INFINITY,
 			penaltyUntilMs: 0,
@@ -361,14 +375,22 @@ export class WorkerRegistry {
 		return latencyMs === undefined || latencyMs <= this.#slowerThanMs();
 	}
 
-	/** Its latency as far as it is known now; far off any median for one that failed. */
+	/**
+	 * How long it takes to send a cell, latency and throughput together, as far as that is known now; far off any median for
+	 * one that failed.
+	 */
 	#latencyMs(entry: Entry): number | undefined {
-		const nowMs = this.#clock.monotonicMs();
-		return entry.penaltyUntilMs > nowMs ? PENALTY_LATENCY_MS : this.#measuredMs(entry);
+		if (entry.penaltyUntilMs > this.#clock.monotonicMs()) return PENALTY_LATENCY_MS;
+		const measuredMs = this.#measuredMs(entry);
+		return measuredMs === undefined ? undefined : measuredMs + (entry.msPerMib ?? 0) * CELL_MIB;
+	}
+
+	#isFresh(entry: Entry): boolean {
+		return this.#clock.monotonicMs() - entry.measuredAtMs < LATENCY_TTL_MS;
 	}
 
 	#measuredMs(entry: Entry): number | undefined {
-		return this.#clock.monotonicMs() - entry.measuredAtMs < LATENCY_TTL_MS ? entry.latencyMs : undefined;
+		return this.#isFresh(entry) ? entry.latencyMs : undefined;
 	}
 
 	#slowerThanMs(): number {
@@ -439,6 +461,14 @@ export class WorkerRegistry {
 		return [...this.#workers.values()].find(({ row }) => row.name === name)?.row.workerId ?? null;
 	}
 
+	/** What is known of it as of now, for people. */
+	measured(workerId: WorkerId): { latencyMs: number | null; bytesPerS: number | null } {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined || !this.#isFresh(entry)) return { latencyMs: null, bytesPerS: null };
+		const { latencyMs = null, msPerMib } = entry;
+		return { latencyMs, bytesPerS: msPerMib === undefined ? null : (MiB * 1000) / Math.max(msPerMib, 0.01) };
+	}
+
 	history(workerId: WorkerId): WorkerHistory | null {
 		return this.#workers.get(workerId)?.history ?? null;
 	}
@@ -477,11 +507,13 @@ export class WorkerRegistry {
 	}
 
 	/** What a read saw of a worker (core/transfer/gather.ts). */
-	observe(workerId: WorkerId, outcome: { error: DistroError } | { laggedMs: number } | { ms: number } | 'cell'): void {
+	observe(workerId: WorkerId, outcome: WorkerOutcome): void {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined) return;
-		if (outcome === 'cell') entry.heardAtMs = this.#clock.monotonicMs();
-		else if ('error' in outcome) this.failed(workerId, outcome.error);
+		if ('bytes' in outcome) {
+			entry.heardAtMs = this.#clock.monotonicMs();
+			if (outcome.tookMs !== null) this.#moved(entry, outcome.bytes, outcome.tookMs);
+		} else if ('error' in outcome) this.failed(workerId, outcome.error);
 		else if ('laggedMs' in outcome) {
 			// Slower than that, by how much nobody knows: left out, the tail would look better than it is.
 			this.#measured(entry, outcome.laggedMs);
@@ -492,6 +524,12 @@ export class WorkerRegistry {
 			this.#hedgeTokens = Math.min(HEDGE_BURST, this.#hedgeTokens + HEDGE_SHARE);
 			this.#measured(entry, outcome.ms);
 		}
+	}
+
+	#moved(entry: Entry, bytes: number, tookMs: number): void {
+		const msPerMib = (tookMs * MiB) / bytes;
+		const before = this.#isFresh(entry) ? entry.msPerMib : undefined;
+		entry.msPerMib = before === undefined ? msPerMib : before + EWMA_WEIGHT * (msPerMib - before);
 	}
 
 	#measured(entry: Entry, ms: number): void {

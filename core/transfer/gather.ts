@@ -71,12 +71,18 @@ export interface GatherOptions {
 		kind: 'missing' | 'corrupt';
 		detail: string;
 	}) => void;
-	/** For health: a worker failed, was replaced after `laggedMs`, sent its first byte after `ms`, or one more cell. */
-	readonly onWorker?: (
-		worker: WorkerRef,
-		outcome: { error: DistroError } | { laggedMs: number } | { ms: number } | 'cell',
-	) => void;
+	/**
+	 * For health: a worker failed, was replaced after `laggedMs`, sent its first byte after `ms`, or one more cell of `bytes`.
+	 * That took it `tookMs`; null where the consumer held it up, or it is the first.
+	 */
+	readonly onWorker?: (worker: WorkerRef, outcome: WorkerOutcome) => void;
 }
+
+export type WorkerOutcome =
+	| { readonly error: DistroError }
+	| { readonly laggedMs: number }
+	| { readonly ms: number }
+	| { readonly bytes: number; readonly tookMs: number | null };
 
 interface Stream {
 	readonly source: GatherSource;
@@ -93,6 +99,8 @@ interface Stream {
 	/** When its last bytes came. */
 	heardAtMs: number;
 	heard: boolean;
+	/** When its cell before was complete; null before the first, and while it is held up. */
+	cellBeganMs: number | null;
 	ended: boolean;
 }
 
@@ -262,6 +270,7 @@ export class Gather {
 			openedAtMs,
 			heardAtMs: openedAtMs,
 			heard: false,
+			cellBeganMs: null,
 			ended: false,
 		};
 		this.#streams.push(stream);
@@ -318,6 +327,7 @@ export class Gather {
 			}
 			if (stream.row >= this.#firstHeldRow + this.#o.slots.length) {
 				stream.held.push(Buffer.from(chunk.subarray(at)));
+				stream.cellBeganMs = null;
 				if (!stream.paused) {
 					stream.paused = true;
 					stream.get?.pause();
@@ -361,9 +371,12 @@ export class Gather {
 			row.have[shardIndex] = true;
 			row.count++;
 		}
+		const nowMs = this.#o.clock.monotonicMs();
+		const tookMs = stream.cellBeganMs === null ? null : nowMs - stream.cellBeganMs;
+		this.#o.onWorker?.(stream.source.worker, { bytes: stream.filledBytes, tookMs });
+		stream.cellBeganMs = nowMs;
 		stream.row++;
 		stream.filledBytes = 0;
-		this.#o.onWorker?.(stream.source.worker, 'cell');
 	}
 
 	/** The state of a row that has or may have a slot; null for one that was delivered and released. */
