@@ -64,7 +64,7 @@ function setsOf(segments: readonly Segment[]): {
 	return { sets, setOf };
 }
 
-export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: Commit): object {
+export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: Commit) {
 	const { sets, setOf } = setsOf(segments);
 	return {
 		object: {

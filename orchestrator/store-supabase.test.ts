@@ -118,6 +118,19 @@ describe('batches', () => {
 		expect((await store.counts()).deletions).toBe(12_000);
 	});
 
+	test('sets that are not those of the placements are refused', async () => {
+		const upload = make.upload(workers, { segments: 2 });
+		await begin(store, upload);
+		const { sets, ...args } = rows.commitArgs(upload.commit);
+		const [[k, n, , segments, bytes]] = sets as [(typeof sets)[number]];
+		const wrong = [[k, n, `{${workers.slice(1)}}`, segments, bytes]];
+		const calls = supabase.sql.json([{ method: 'commit', args: JSON.parse(JSON.stringify({ ...args, sets: wrong })) }]);
+		const [answer] = await supabase.sql`SELECT public.distro_write(${calls}) -> 0 -> 'error' ->> 'message' AS word`;
+		expect(answer?.word).toBe('wrong_sets');
+		await store.commit(upload.commit);
+		await checkRedundancy(store);
+	});
+
 	test('a claim whose request is gone is free after ten minutes, one with an intent is not', async () => {
 		const upload = make.upload(workers);
 		const claim = (key: string, uploadId: UploadId, nowMs: number) =>
@@ -338,6 +351,17 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 			expect(await store.workers()).toMatchObject([{ duty: 'active', history: '' }]);
 			await make.store(store, workers, { segments: 2 });
 			for (const { objectId } of uploads.slice(0, 7)) await store.deleteObject(objectId, NOW_MS);
+			// Orchestrators of the release before are not restarted yet, and say no sets.
+			for (const segments of [0, 1, 5]) {
+				const { uploadId, objectId, shards, commit } = make.upload(workers, { segments, missing: [2] });
+				const placed = commit.segments.map(({ placements, ...segment }) => ({
+					...segment,
+					placements: placements.slice(segment.index % 2),
+				}));
+				const { sets: _, ...args } = rows.commitArgs({ ...commit, segments: placed });
+				await store.begin({ uploadId, objectId, shards, expiresAtMs: NOW_MS });
+				await call('commit', { ...args, segments: args.segments.map(({ set: _, ...segment }) => segment) });
+			}
 			await checkRedundancy(store);
 			await store.close();
 		} finally {

@@ -617,9 +617,7 @@ declare
 	known_as text;
 begin
 	select name into known_as from distro.workers where worker_id = id for update;
-	if not found then
-		return to_jsonb(exists (select from distro.removals where call_id = (args->>'callId')::uuid));
-	end if;
+	if not found then return distro.answer_once(false, (args->>'callId')::uuid); end if;
 	if exists (select from distro.worker_sets where id = any (workers) group by set_id having sum(segments) > 0)
 		or exists (select from distro.findings where worker_id = id)
 	then
@@ -627,8 +625,7 @@ begin
 	end if;
 	delete from distro.deletions where worker_id = id;
 	delete from distro.workers where worker_id = id;
-	insert into distro.removals (call_id) values ((args->>'callId')::uuid);
-	return 'true';
+	return distro.answer_once(true, (args->>'callId')::uuid);
 end $$;
 
 create function distro.read_jobs(args jsonb) returns jsonb language sql stable
