@@ -9,6 +9,7 @@ import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { checkRedundancy, reported } from './store.recount.ts';
 import type { Finding, IntendedShard, MetadataStore, RepairItem } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
 
@@ -67,20 +68,20 @@ async function killAt(point: number): Promise<number> {
 	return Number(row?.passed);
 }
 
-/** Every row of every table in one query, but for numbers that only count up. */
+/** Every row of every table in one query, but for numbers that only count up; counts are in slots that differ. */
 let dumpQuery = '';
 
 async function dump(): Promise<unknown> {
 	if (dumpQuery === '') {
 		const tables = await supabase.sql<{ name: string }[]>`
 			SELECT tablename AS name FROM pg_tables
-				WHERE schemaname = 'distro' AND tablename NOT IN ('totals', 'removals') ORDER BY 1`;
+				WHERE schemaname = 'distro' AND tablename NOT IN ('totals', 'removals', 'worker_sets', 'spreads') ORDER BY 1`;
 		const rowsOf = (name: string) =>
 			`'${name}', (SELECT jsonb_agg(to_jsonb(t) - 'object_no' - 'item_no' ORDER BY to_jsonb(t) - 'object_no' - 'item_no') FROM distro.${name} t)`;
 		dumpQuery = `SELECT jsonb_build_object(${tables.map(({ name }) => rowsOf(name)).join()}) AS tables`;
 	}
 	const [row] = await supabase.sql.unsafe(dumpQuery);
-	return { ...row?.tables, counts: await store.counts() };
+	return { ...row?.tables, counts: await store.counts(), redundancy: await reported(store) };
 }
 
 interface Scenario {
@@ -158,14 +159,20 @@ const SCENARIOS: Record<string, Prepare> = {
 		const { shardId, workerId } = upload.shards[0] as { shardId: ShardId; workerId: WorkerId };
 		await store.addFindings([{ shardId, workerId, kind: 'corrupt', detail: '', foundAtMs: NOW_MS }]);
 		const items = await store.repairs({ nowMs: NOW_MS, limit: 9 });
-		return repairOf(make, workers, items.find(({ shardIndex }) => shardIndex === 0) as RepairItem);
+		return repairOf(make, items.find(({ shardIndex }) => shardIndex === 0) as RepairItem);
 	},
 	'repairDone after deletion': async (make, workers) => {
 		const upload = await make.store(store, workers, { missing: [1] });
 		const [item] = (await store.repairs({ nowMs: NOW_MS, limit: 1 })) as [RepairItem];
-		const { act } = await repairOf(make, workers, item);
+		const { act } = await repairOf(make, item);
 		await store.deleteObject(upload.objectId, NOW_MS);
 		// A repeated call hears that its upload is closed: refused either way, and the shard is queued.
+		return { act: () => act().then(fulfilled, () => 'refused') };
+	},
+	'repairDone where another shard is': async (make, workers) => {
+		await make.store(store, workers, { missing: [1] });
+		const [item] = (await store.repairs({ nowMs: NOW_MS, limit: 1 })) as [RepairItem];
+		const { act } = await repairOf(make, item, workers[2]);
 		return { act: () => act().then(fulfilled, () => 'refused') };
 	},
 	saveWorker: async (make) => {
@@ -184,6 +191,32 @@ const SCENARIOS: Record<string, Prepare> = {
 		await store.saveWorker(worker);
 		return { act: () => store.renameWorker(worker.workerId, { name: 'worker-2', lastSeenMs: NOW_MS }) };
 	},
+	setDuty: async (make) => {
+		const worker = make.worker('worker-1');
+		await store.saveWorker(worker);
+		return { act: () => store.setDuty(worker.workerId, 'draining') };
+	},
+	saveHistory: async (make) => {
+		const worker = make.worker('worker-1');
+		await store.saveWorker(worker);
+		return { act: () => store.saveHistory(worker.workerId, '{}') };
+	},
+	forgetWorker: async (make) => {
+		const worker = make.worker('worker-1');
+		await store.saveWorker(worker);
+		const { objectId } = await make.store(store, [worker.workerId]);
+		await store.deleteObject(objectId, NOW_MS);
+		return { act: () => store.forgetWorker(worker.workerId) };
+	},
+	pauseJob: async () => {
+		await store.requestRun('repair', NOW_MS);
+		return { act: () => store.pauseJob('repair', true, NOW_MS + 1) };
+	},
+	requestRun: async () => {
+		await store.requestRun('repair', NOW_MS);
+		return { act: () => store.requestRun('repair', NOW_MS + 1) };
+	},
+	saveJobState: async () => ({ act: () => store.saveJobState('repair', '{"left":1}', NOW_MS) }),
 	acquireLease: async () => {
 		return { act: () => store.acquireLease('repair', { holder: 'a', ttlMs: 3_600_000 }) };
 	},
@@ -193,10 +226,10 @@ function fulfilled(): never {
 	throw new Error('it was not refused');
 }
 
-async function repairOf(make: Fixtures, workers: WorkerId[], item: RepairItem): Promise<Scenario> {
+async function repairOf(make: Fixtures, item: RepairItem, workerId = make.id<WorkerId>()): Promise<Scenario> {
 	const uploadId = make.id<UploadId>();
-	const shard = { shardId: make.id<ShardId>(), workerId: make.id<WorkerId>() };
-	const spare = { shardId: make.id<ShardId>(), workerId: workers[3] as WorkerId };
+	const shard = { shardId: make.id<ShardId>(), workerId };
+	const spare = { shardId: make.id<ShardId>(), workerId: make.id<WorkerId>() };
 	await store.begin({ uploadId, objectId: item.objectId, shards: [shard, spare], expiresAtMs: NOW_MS + 1_000 });
 	const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS };
 	return { act: () => store.repairDone(done, uploadId) };
@@ -374,6 +407,7 @@ describe('two orchestrators', () => {
 		const rows = await Promise.all(commits.map(({ commit }, at) => (at < 150 ? store : other).commit(commit)));
 		for (const [at, { commit }] of commits.entries()) expect(rows[at]).toEqual(commit.object);
 		expect(await other.counts()).toMatchObject({ objects: 150, intents: 0, deletions: 150, repairs: 150 });
+		expect(Object.values((await checkRedundancy(store)).spreads)).toMatchObject([{ objects: 150 }]);
 	});
 
 	test('findings, repairs and deletions of the same objects at once: the counts stay those of the rows', {
@@ -400,6 +434,55 @@ describe('two orchestrators', () => {
 				(SELECT count(*)::int FROM distro.repairs WHERE spares <> -4) AS miscounted`;
 		expect(rows).toEqual({ objects: 26, repairs: 26 * 12, deletions: 14 * 12, findings: 26 * 12, miscounted: 0 });
 		expect(await other.counts()).toMatchObject({ objects: 26, repairs: 26 * 12, deletions: 14 * 12 });
+		expect(Object.keys((await checkRedundancy(store)).sets)).toEqual(['4 of 6: ']);
+	});
+
+	test('commits, findings, repairs and deletions of everything at once: counts by set are those of the rows', {
+		timeout: 120_000,
+	}, async () => {
+		const newcomers = Array.from({ length: 4 }, () => make.id<WorkerId>());
+		const both = [store, other];
+		const shape = (at: number) => ({ segments: 1 + (at % 4), k: 3 + (at % 2), missing: at % 3 === 0 ? [at % 6] : [] });
+		const old = await Promise.all(Array.from({ length: 60 }, (_, at) => make.store(store, workers, shape(at))));
+		const fresh = Array.from({ length: 60 }, (_, at) => make.upload(workers, shape(at)));
+		await Promise.all(fresh.map((upload) => begin(store, upload)));
+		const mark = ({ shards }: Upload, step: number): Finding[] =>
+			shards
+				.filter((_, at) => at % 5 === step)
+				.map((shard) => ({ ...shard, kind: 'missing', detail: '', foundAtMs: 1 }));
+		await Promise.all(old.map((upload, at) => store.addFindings(mark(upload, at % 5))));
+		const items = await store.repairs({ nowMs: NOW_MS * 2, limit: 1_000 });
+		const repairs = await Promise.all(
+			items.map(async (item, at) => {
+				const uploadId = make.id<UploadId>();
+				const shard = { shardId: make.id<ShardId>(), workerId: newcomers[at % 4] as WorkerId };
+				await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS * 2 });
+				return { uploadId, done: { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS } };
+			}),
+		);
+		await Promise.allSettled(
+			both.flatMap((one, who) => [
+				...fresh.map(({ commit }) => one.commit(commit)),
+				...repairs.map(({ done, uploadId }) => one.repairDone(done, uploadId)),
+				...old.map((upload, at) => one.addFindings(mark(upload, (at + who) % 5))),
+				...old.filter((_, at) => at % 4 === who).map(({ objectId }) => one.deleteObject(objectId, NOW_MS)),
+				...fresh.map(({ uploadId }) => one.abort(uploadId, NOW_MS)),
+			]),
+		);
+		const { objects } = await store.counts();
+		expect(objects).toBe(30 + 60);
+		const truth = await checkRedundancy(other);
+		expect(Object.keys(truth.sets).length).toBeGreaterThan(20);
+		// Rows that cancel each other go in the end, and the counts stay.
+		const cancelled = async () => {
+			await store.expireIntents(0, 1);
+			const [row] = await supabase.sql`
+				SELECT (SELECT count(*) FROM (SELECT FROM distro.worker_sets GROUP BY set_id HAVING sum(segments) = 0) s)
+					+ (SELECT count(*) FROM (SELECT FROM distro.spreads GROUP BY spread_id HAVING sum(objects) = 0) s) AS left`;
+			return Number(row?.left);
+		};
+		await expect.poll(cancelled, { timeout: 20_000, interval: 1 }).toBe(0);
+		expect(await reported(store)).toEqual(truth);
 	});
 
 	test('rows that somebody else wants in another order: nobody waits for ever, and all calls take effect', async () => {

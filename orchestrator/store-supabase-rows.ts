@@ -3,6 +3,7 @@
  * triples as arrays where there are many.
  */
 
+import { sealedBytes } from '../core/codec/layout.ts';
 import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
@@ -42,7 +43,29 @@ export function pairs(shards: readonly IntendedShard[]): [ShardId, WorkerId][] {
 	return shards.map(({ shardId, workerId }) => [shardId, workerId]);
 }
 
-export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: Commit): object {
+/** Each once: k, n, workers in order as an array of Postgres, segments, bytes. And which segment is on which. */
+function setsOf(segments: readonly Segment[]): {
+	sets: readonly (readonly [number, number, string, number, number])[];
+	setOf: readonly number[];
+} {
+	const places = new Map<string, number>();
+	const sets: [number, number, string, number, number][] = [];
+	const setOf = segments.map((segment) => {
+		const { k, n, placements } = segment;
+		const workers = placements.map(({ workerId }) => workerId).sort();
+		const key = `${k} ${n} ${workers}`;
+		const place = places.get(key) ?? sets.push([k, n, `{${workers}}`, 0, 0]) - 1;
+		places.set(key, place);
+		const set = sets[place] as (typeof sets)[number];
+		set[3]++;
+		set[4] += sealedBytes(segment);
+		return place;
+	});
+	return { sets, setOf };
+}
+
+export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: Commit) {
+	const { sets, setOf } = setsOf(segments);
 	return {
 		object: {
 			...object,
@@ -51,8 +74,10 @@ export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: 
 			manifest: base64(object.manifest),
 			inline: object.inline === null ? null : base64(object.inline),
 		},
-		segments: segments.map(({ placements: _, ...segment }) => ({
+		sets,
+		segments: segments.map(({ placements: _, ...segment }, at) => ({
 			...segment,
+			set: setOf[at],
 			because: readable(segment.because),
 			endRecord: base64(segment.endRecord),
 			roots: base64(segment.roots),

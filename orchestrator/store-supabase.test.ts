@@ -1,20 +1,41 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join, resolve } from 'node:path';
 import { inspect } from 'node:util';
+import postgres from 'postgres';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { DistroError } from '../core/errors.ts';
 import type { UploadId, WorkerId } from '../core/ids.ts';
 import { migrate } from '../hack/migrate.ts';
+
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { describeMetadataStore } from './store.contract.ts';
-import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
+import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 import { compareHistories } from './store.histories.ts';
+import { checkRedundancy } from './store.recount.ts';
 import type { MetadataStore } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
+import * as rows from './store-supabase-rows.ts';
 import { SCHEMA_VERSION } from './store-supabase-schema.ts';
+
+/** As somebody did who has not migrated since. */
+async function migrateBefore({ postgresUrl }: TestSupabase, version: string): Promise<void> {
+	const folder = resolve(import.meta.dirname, '../supabase/migrations');
+	const sql = postgres(postgresUrl, { max: 1, onnotice: () => {} });
+	await sql.unsafe(`
+		CREATE SCHEMA supabase_migrations;
+		CREATE TABLE supabase_migrations.schema_migrations (version text PRIMARY KEY)`);
+	for (const file of readdirSync(folder).sort()) {
+		const of = file.slice(0, version.length);
+		if (of >= version) continue;
+		await sql.unsafe(readFileSync(join(folder, file), 'utf8'));
+		await sql`INSERT INTO supabase_migrations.schema_migrations (version) VALUES (${of})`;
+	}
+	await sql.end();
+}
 
 const world = { clock: realClock, random: seededRandom('supabase') };
 let supabase: TestSupabase;
@@ -97,6 +118,19 @@ describe('batches', () => {
 		expect((await store.counts()).deletions).toBe(12_000);
 	});
 
+	test('sets that are not those of the placements are refused', async () => {
+		const upload = make.upload(workers, { segments: 2 });
+		await begin(store, upload);
+		const { sets, ...args } = rows.commitArgs(upload.commit);
+		const [[k, n, , segments, bytes]] = sets as [(typeof sets)[number]];
+		const wrong = [[k, n, `{${workers.slice(1)}}`, segments, bytes]];
+		const calls = supabase.sql.json([{ method: 'commit', args: JSON.parse(JSON.stringify({ ...args, sets: wrong })) }]);
+		const [answer] = await supabase.sql`SELECT public.distro_write(${calls}) -> 0 -> 'error' ->> 'message' AS word`;
+		expect(answer?.word).toBe('wrong_sets');
+		await store.commit(upload.commit);
+		await checkRedundancy(store);
+	});
+
 	test('a claim whose request is gone is free after ten minutes, one with an intent is not', async () => {
 		const upload = make.upload(workers);
 		const claim = (key: string, uploadId: UploadId, nowMs: number) =>
@@ -125,8 +159,10 @@ test('random histories: Supabase answers as the reference does', { timeout: 120_
 						WHERE spares <> n - k - (SELECT count(*) FROM distro.repairs
 							WHERE object_no = r.object_no AND segment = r.segment)) AS spares,
 					(SELECT count(*) FROM distro.objects) - (SELECT sum(objects) FROM distro.totals) AS objects,
-					(SELECT count(*) FROM distro.deletions) - (SELECT sum(deletions) FROM distro.totals) AS deletions`;
-			expect(Object.values(wrong ?? {}).map(Number)).toEqual([0, 0, 0, 0, 0, 0]);
+					(SELECT count(*) FROM distro.deletions) - (SELECT sum(deletions) FROM distro.totals) AS deletions,
+					(SELECT count(*) FROM (SELECT FROM distro.worker_sets GROUP BY set_id HAVING sum(segments) < 0) s) AS sets,
+					(SELECT count(*) FROM (SELECT FROM distro.spreads GROUP BY spread_id HAVING sum(objects) < 0) s) AS spreads`;
+			expect(Object.values(wrong ?? {}).map(Number)).toEqual([0, 0, 0, 0, 0, 0, 0, 0]);
 		};
 		return { store, check };
 	};
@@ -269,6 +305,68 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 			await expect(openSupabaseStore(options)).rejects.toMatchObject({ kind: 'unsupported', message: sentence });
 		} finally {
 			await empty.remove();
+		}
+	});
+
+	test('a database from before there were worker sets: what is in it is counted, and counting goes on', async () => {
+		const old = await startSupabase({ migrated: false });
+		try {
+			await migrateBefore(old, '20261124000008');
+			const make = new Fixtures('before');
+			const workers = Array.from({ length: 6 }, () => make.id<WorkerId>());
+			const call = async (method: string, args: object) => {
+				const calls = old.sql.json([{ method, args: JSON.parse(JSON.stringify(args)) }]);
+				const [answer] = await old.sql`SELECT public.distro_write(${calls}) -> 0 ? 'ok' AS ok`;
+				expect(answer).toEqual({ ok: true });
+			};
+			await call('saveWorker', rows.workerArgs(make.worker('worker-1')));
+			const uploads: Upload[] = [];
+			for (let at = 0; at < 12; at++) {
+				const missing = at % 3 === 0 ? [at % 6] : [];
+				const upload = make.upload(workers, { segments: at % 4, k: 3 + (at % 2), missing, sizeBytes: 1_000 + at });
+				const { uploadId, objectId, commit } = upload;
+				await call('begin', { uploadId, objectId, shards: rows.pairs(upload.shards), expiresAtMs: NOW_MS });
+				await call('commit', rows.commitArgs(commit));
+				uploads.push(upload);
+			}
+			const marked = uploads.flatMap(({ commit }) =>
+				commit.segments.slice(1).flatMap(({ placements }) => placements[2] ?? []),
+			);
+			const findings = marked.map((shard) =>
+				rows.findingArgs({ ...shard, kind: 'missing', detail: '', foundAtMs: NOW_MS }),
+			);
+			await call('addFindings', { findings });
+			expect(await migrate(old.postgresUrl)).toContain('20261124000008_sets');
+			await expect
+				.poll(() =>
+					openSupabaseStore({ ...world, url: old.url, key: () => old.key }).then(
+						(store) => store.close(),
+						() => 'no',
+					),
+				)
+				.not.toBe('no');
+			const store = await openSupabaseStore({ ...world, url: old.url, key: () => old.key });
+			const { sets, spreads } = await checkRedundancy(store);
+			expect(Object.keys(sets).length).toBeGreaterThan(5);
+			expect(Object.values(spreads).reduce((sum, { objects }) => sum + objects, 0)).toBe(12);
+			expect(await store.workers()).toMatchObject([{ duty: 'active', history: '' }]);
+			await make.store(store, workers, { segments: 2 });
+			for (const { objectId } of uploads.slice(0, 7)) await store.deleteObject(objectId, NOW_MS);
+			// Orchestrators of the release before are not restarted yet, and say no sets.
+			for (const segments of [0, 1, 5]) {
+				const { uploadId, objectId, shards, commit } = make.upload(workers, { segments, missing: [2] });
+				const placed = commit.segments.map(({ placements, ...segment }) => ({
+					...segment,
+					placements: placements.slice(segment.index % 2),
+				}));
+				const { sets: _, ...args } = rows.commitArgs({ ...commit, segments: placed });
+				await store.begin({ uploadId, objectId, shards, expiresAtMs: NOW_MS });
+				await call('commit', { ...args, segments: args.segments.map(({ set: _, ...segment }) => segment) });
+			}
+			await checkRedundancy(store);
+			await store.close();
+		} finally {
+			await old.remove();
 		}
 	});
 

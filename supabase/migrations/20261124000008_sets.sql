@@ -6,7 +6,6 @@
 -- A set's id is a digest of what it is, and so is a spread's: two transactions that come to the same new set need not
 -- wait for each other, and an id never names anything else. Counts are spread over slots like those of distro.totals: a
 -- transaction writes rows of its own slot only, so nobody waits here at all. A row may be negative, the sum over slots never.
--- Who runs the release before knows nothing of this and keeps counting: the functions work from what it sends.
 
 alter table distro.workers
 	add column duty text not null default 'active',
@@ -27,15 +26,18 @@ create table distro.worker_sets (
 	workers uuid[] not null,
 	segments bigint not null,
 	bytes bigint not null,
+	-- Objects of which every segment is on this set: nearly all, so their spread needs no row of its own.
+	objects bigint not null,
+	object_bytes numeric not null,
 	primary key (set_id, slot)
 ) with (fillfactor = 50);
--- Inline objects are on none: they are what the totals have beyond it.
+-- Of objects on more than one set. Inline ones are on none: they are what distro.totals has beyond both.
 create table distro.spreads (
 	spread_id uuid not null,
 	slot integer not null,
 	sets uuid[] not null,
 	objects bigint not null,
-	bytes numeric not null,
+	object_bytes numeric not null,
 	primary key (spread_id, slot)
 ) with (fillfactor = 50);
 alter table distro.worker_sets enable row level security;
@@ -49,9 +51,9 @@ return encode(substr(sha256(content::bytea), 1, 16), 'hex')::uuid;
 create function distro.set_id(k integer, n integer, workers uuid[]) returns uuid language sql stable parallel safe
 return distro.digest_id(k || ' of ' || n || ': ' || workers::text);
 
--- sets in order.
+-- sets in order. That of an object on one set is the set.
 create function distro.spread_id(sets uuid[]) returns uuid language sql stable parallel safe
-return distro.digest_id(sets::text);
+return case when cardinality(sets) > 1 then distro.digest_id(sets::text) else sets[1] end;
 
 -- Counted one by one, as in distro.discard_named: findings may be few when this is planned.
 create function distro.good_workers(object bigint, of_segment bigint) returns uuid[] language sql stable
@@ -71,8 +73,13 @@ alter table distro.objects add column spread_id uuid;
 update distro.segments set set_id = distro.set_id(k, n, distro.good_workers(object_no, segment));
 alter table distro.segments alter column set_id set not null;
 create index segments_set on distro.segments (set_id, object_no, segment);
-insert into distro.worker_sets (set_id, slot, k, n, workers, segments, bytes)
-	select counted.set_id, 0, s.k, s.n, distro.good_workers(s.object_no, s.segment), counted.segments, counted.bytes
+update distro.objects o set spread_id = distro.spread_id(found.sets)
+	from (
+		select object_no, array_agg(distinct set_id order by set_id) as sets from distro.segments group by object_no
+	) found where o.object_no = found.object_no;
+insert into distro.worker_sets (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
+	select counted.set_id, 0, s.k, s.n, distro.good_workers(s.object_no, s.segment), counted.segments, counted.bytes,
+			coalesce(whole.objects, 0), coalesce(whole.bytes, 0)
 		from (
 			select set_id, count(*) as segments, sum(distro.segment_bytes(cells, cell_bytes, last_cell_bytes)) as bytes,
 					min(object_no) as object_no
@@ -81,55 +88,60 @@ insert into distro.worker_sets (set_id, slot, k, n, workers, segments, bytes)
 		cross join lateral (
 			select * from distro.segments one
 				where one.set_id = counted.set_id and one.object_no = counted.object_no order by one.segment limit 1
-		) s;
-update distro.objects o set spread_id = distro.spread_id(found.sets)
-	from (
-		select object_no, array_agg(distinct set_id order by set_id) as sets from distro.segments group by object_no
-	) found where o.object_no = found.object_no;
-insert into distro.spreads (spread_id, slot, sets, objects, bytes)
-	select counted.spread_id, 0, array(
-			select distinct set_id from distro.segments where object_no = counted.object_no order by set_id
-		), counted.objects, counted.bytes
+		) s
+		left join (
+			select spread_id, count(*) as objects, sum(size_bytes) as bytes from distro.objects group by spread_id
+		) whole on whole.spread_id = counted.set_id;
+insert into distro.spreads (spread_id, slot, sets, objects, object_bytes)
+	select counted.spread_id, 0, found.sets, counted.objects, counted.bytes
 		from (
 			select spread_id, count(*) as objects, sum(size_bytes) as bytes, min(object_no) as object_no
-				from distro.objects where spread_id is not null group by spread_id
-		) counted;
+				from distro.objects group by spread_id
+		) counted
+		cross join lateral (
+			select array_agg(distinct set_id order by set_id) as sets from distro.segments where object_no = counted.object_no
+		) found
+		where cardinality(found.sets) > 1;
 
-create function distro.count_set(part distro.worker_sets) returns void language sql volatile
-begin atomic
-	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
-		values (part.set_id, distro.slot(), part.k, part.n, part.workers, part.segments, part.bytes)
-		on conflict (set_id, slot) do update
-			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
-end;
-
--- Some slot has a row of it: what leaves was counted.
-create function distro.leave_set(left_set uuid, less bigint, less_bytes bigint) returns void language plpgsql as $$
+-- To a set that some slot has a row of. May be negative.
+create function distro.add_to_set(known_set uuid, more_segments bigint, more_bytes bigint, more_objects bigint,
+	more_object_bytes numeric) returns void language plpgsql as $$
+declare
+	counts_nothing boolean;
 begin
-	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
-		select w.set_id, distro.slot(), w.k, w.n, w.workers, -less, -less_bytes
-			from distro.worker_sets w where w.set_id = left_set limit 1
+	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
+		select w.set_id, distro.slot(), w.k, w.n, w.workers, more_segments, more_bytes, more_objects, more_object_bytes
+			from distro.worker_sets w where w.set_id = known_set limit 1
 		on conflict (set_id, slot) do update
-			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
-	delete from distro.worker_sets where set_id = left_set and slot = distro.slot() and segments = 0 and bytes = 0;
+			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes,
+				objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes
+		returning segments = 0 and bytes = 0 and objects = 0 and object_bytes = 0 into counts_nothing;
+	if counts_nothing then delete from distro.worker_sets where set_id = known_set and slot = distro.slot(); end if;
 end $$;
 
-create function distro.count_spread(given uuid, on_sets uuid[], more_bytes bigint) returns void language sql volatile
-begin atomic
-	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
-		values (given, distro.slot(), on_sets, 1, more_bytes)
-		on conflict (spread_id, slot) do update
-			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
-end;
-
-create function distro.leave_spread(left_spread uuid, less_bytes bigint) returns void language plpgsql as $$
+create function distro.enter_spread(given uuid, on_sets uuid[], size_bytes bigint) returns void language plpgsql as $$
 begin
-	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
-		select s.spread_id, distro.slot(), s.sets, -1, -less_bytes
-			from distro.spreads s where s.spread_id = left_spread limit 1
+	if cardinality(on_sets) = 1 then
+		perform distro.add_to_set(given, 0, 0, 1, size_bytes);
+		return;
+	end if;
+	insert into distro.spreads as known (spread_id, slot, sets, objects, object_bytes)
+		values (given, distro.slot(), on_sets, 1, size_bytes)
 		on conflict (spread_id, slot) do update
-			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
-	delete from distro.spreads where spread_id = left_spread and slot = distro.slot() and objects = 0 and bytes = 0;
+			set objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes;
+end $$;
+
+create function distro.leave_spread(given uuid, size_bytes bigint) returns void language plpgsql as $$
+begin
+	insert into distro.spreads as known (spread_id, slot, sets, objects, object_bytes)
+		select s.spread_id, distro.slot(), s.sets, -1, -size_bytes from distro.spreads s where s.spread_id = given limit 1
+		on conflict (spread_id, slot) do update
+			set objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes;
+	if not found then
+		perform distro.add_to_set(given, 0, 0, -1, -size_bytes);
+		return;
+	end if;
+	delete from distro.spreads where spread_id = given and slot = distro.slot() and objects = 0 and object_bytes = 0;
 end $$;
 
 -- After placements or findings of an object's segments changed. The object is locked.
@@ -152,8 +164,11 @@ begin
 		good := distro.good_workers(object, one.segment);
 		now_on := distro.set_id(one.k, one.n, good);
 		continue when now_on = one.set_id;
-		perform distro.count_set(row (now_on, null, one.k, one.n, good, 1, one.bytes)::distro.worker_sets);
-		perform distro.leave_set(one.set_id, 1, one.bytes);
+		insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
+			values (now_on, distro.slot(), one.k, one.n, good, 1, one.bytes, 0, 0)
+			on conflict (set_id, slot) do update
+				set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
+		perform distro.add_to_set(one.set_id, -1, -one.bytes, 0, 0);
 		update distro.segments set set_id = now_on where object_no = object and segment = one.segment;
 		entered := array_append(entered, now_on);
 		left_sets := array_append(left_sets, one.set_id);
@@ -163,6 +178,7 @@ begin
 	-- Only sets that a segment left are looked at again: an object may have thousands of segments.
 	select * into stored from distro.objects where object_no = object;
 	select sets into old_sets from distro.spreads where spread_id = stored.spread_id limit 1;
+	if not found then old_sets := array[stored.spread_id]; end if;
 	new_sets := array(
 		select distinct candidate from unnest(old_sets || entered) candidate
 			where candidate <> all (left_sets)
@@ -171,7 +187,7 @@ begin
 	);
 	new_spread := distro.spread_id(new_sets);
 	if new_spread = stored.spread_id then return; end if;
-	perform distro.count_spread(new_spread, new_sets, stored.size_bytes);
+	perform distro.enter_spread(new_spread, new_sets, stored.size_bytes);
 	perform distro.leave_spread(stored.spread_id, stored.size_bytes);
 	update distro.objects set spread_id = new_spread where object_no = object;
 end $$;
@@ -190,22 +206,52 @@ begin
 			and set_id in (select set_id from distro.worker_sets group by set_id having sum(segments) = 0)
 			returning *
 	)
-	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
-		select set_id, mine, k, n, workers, segments, bytes from taken
+	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
+		select set_id, mine, k, n, workers, segments, bytes, objects, object_bytes from taken
 		on conflict (set_id, slot) do update
-			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes;
-	delete from distro.worker_sets where slot = mine and segments = 0 and bytes = 0;
+			set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes,
+				objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes;
+	delete from distro.worker_sets
+		where slot = mine and segments = 0 and bytes = 0 and objects = 0 and object_bytes = 0;
 	with taken as (
 		delete from distro.spreads where slot = other
 			and spread_id in (select spread_id from distro.spreads group by spread_id having sum(objects) = 0)
 			returning *
 	)
-	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
-		select spread_id, mine, sets, objects, bytes from taken
+	insert into distro.spreads as known (spread_id, slot, sets, objects, object_bytes)
+		select spread_id, mine, sets, objects, object_bytes from taken
 		on conflict (spread_id, slot) do update
-			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
-	delete from distro.spreads where slot = mine and objects = 0 and bytes = 0;
+			set objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes;
+	delete from distro.spreads where slot = mine and objects = 0 and object_bytes = 0;
 end $$;
+
+-- What a commit of the release before lacks: the sets of its segments, and which segment is on which.
+create function distro.with_sets(args jsonb) returns jsonb language sql stable
+begin atomic
+	with cut as (
+		select s."index", s.k, s.n, coalesce(p.workers, '{}') as workers,
+				distro.segment_bytes(s.cells, s."cellBytes", s."lastCellBytes") as bytes
+			from jsonb_to_recordset(args->'segments') as s("index" bigint, k integer, n integer, cells integer,
+					"cellBytes" integer, "lastCellBytes" integer)
+				left join (
+					select (p->>0)::bigint as segment, array_agg((p->>3)::uuid order by (p->>3)::uuid) as workers
+						from jsonb_array_elements(args->'placements') p group by 1
+				) p on p.segment = s."index"
+	), sets as (
+		select k, n, workers, count(*) as segments, sum(bytes) as bytes, row_number() over (order by k, n, workers) - 1 as place
+			from cut group by k, n, workers
+	)
+	select args || jsonb_build_object(
+		'sets', (
+			select coalesce(jsonb_agg(jsonb_build_array(k, n, workers::text, segments, bytes) order by place), '[]') from sets
+		),
+		'segments', (
+			select coalesce(jsonb_agg(given || jsonb_build_object('set', (
+					select place from cut join sets using (k, n, workers) where cut."index" = (given->>'index')::bigint
+				))), '[]') from jsonb_array_elements(args->'segments') given
+		)
+	);
+end;
 
 -- Null when it is stored now as it was given; the stored object when this upload was committed before.
 -- placements: [[segment, index, shard, worker], …]; missing: [[segment, index, spares], …]; abandoned: [[shard, worker], …]
@@ -217,10 +263,13 @@ declare
 	known distro.objects;
 	new_no bigint;
 	placed bigint;
-	set_of uuid[];
-	parts distro.worker_sets[];
+	of_set jsonb;
+	-- In the order of args->'sets'.
+	set_ids uuid[] := '{}';
 	on_sets uuid[];
 	on_spread uuid;
+	whole integer;
+	named_by_sets bigint := 0;
 begin
 	select * into known from distro.objects where upload_id = upload;
 	if found then return distro.object_json(known); end if;
@@ -235,25 +284,14 @@ begin
 	if args->'idempotency' <> 'null' then
 		perform distro.finish_claim(args->'idempotency', upload, (given->>'objectId')::uuid, now_ms);
 	end if;
-	if args->'segments' <> '[]' then
-		with cut as (
-			select s."index", s.k, s.n, distro.segment_bytes(s.cells, s."cellBytes", s."lastCellBytes") as bytes,
-					coalesce(p.workers, '{}') as workers, distro.set_id(s.k, s.n, coalesce(p.workers, '{}')) as set_id
-				from jsonb_to_recordset(args->'segments') as s("index" bigint, k integer, n integer, cells integer,
-						"cellBytes" integer, "lastCellBytes" integer)
-					left join (
-						select (p->>0)::bigint as segment, array_agg((p->>3)::uuid order by (p->>3)::uuid) as workers
-							from jsonb_array_elements(args->'placements') p group by 1
-					) p on p.segment = s."index"
-		), part as (
-			select row (set_id, null, k, n, workers, count(*), sum(bytes))::distro.worker_sets as part, set_id
-				from cut group by set_id, k, n, workers
-		)
-		select (select array_agg(set_id order by "index") from cut), array_agg(part), array_agg(set_id order by set_id)
-			into set_of, parts, on_sets from part;
-		on_spread := distro.spread_id(on_sets);
-	end if;
-
+	if not args ? 'sets' then args := distro.with_sets(args); end if;
+	for at in 0 .. jsonb_array_length(args->'sets') - 1 loop
+		of_set := args->'sets'->at;
+		set_ids := set_ids || distro.set_id((of_set->>0)::integer, (of_set->>1)::integer, (of_set->>2)::uuid[]);
+	end loop;
+	on_sets := set_ids;
+	if cardinality(on_sets) > 1 then on_sets := array(select set_id from unnest(on_sets) set_id order by set_id); end if;
+	on_spread := distro.spread_id(on_sets);
 	insert into distro.objects (object_id, version_id, upload_id, size_bytes, segments, created_at_ms, etag,
 			key_generation, wrapped_key, manifest, inline, spread_id)
 		values ((given->>'objectId')::uuid, (given->>'versionId')::uuid, upload, (given->>'sizeBytes')::bigint,
@@ -270,13 +308,23 @@ begin
 			encoding_id, end_record, roots, because, set_id)
 		select new_no, s."index", s.codec, s.k, s.n, s."cellBytes", s.cells, s."lastCellBytes", s."sealId",
 				s."encodingId", decode(s."endRecord", 'base64'), decode(s.roots, 'base64'), s.because,
-				set_of[s."index" + 1]
+				set_ids[s."set" + 1]
 			from jsonb_to_recordset(args->'segments') as s("index" bigint, codec text, k integer, n integer,
 				"cellBytes" integer, cells integer, "lastCellBytes" integer, "sealId" uuid, "encodingId" uuid,
-				"endRecord" text, roots text, because text);
-	if parts is not null then
-		perform distro.count_set(p) from unnest(parts) p;
-		perform distro.count_spread(on_spread, on_sets, (given->>'sizeBytes')::bigint);
+				"endRecord" text, roots text, because text, "set" integer);
+	whole := (cardinality(set_ids) = 1)::integer;
+	for at in 1 .. cardinality(set_ids) loop
+		of_set := args->'sets'->(at - 1);
+		named_by_sets := named_by_sets + cardinality((of_set->>2)::uuid[]) * (of_set->>3)::bigint;
+		insert into distro.worker_sets as counted (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
+			values (set_ids[at], distro.slot(), (of_set->>0)::integer, (of_set->>1)::integer, (of_set->>2)::uuid[],
+				(of_set->>3)::bigint, (of_set->>4)::bigint, whole, whole * (given->>'sizeBytes')::bigint)
+			on conflict (set_id, slot) do update
+				set segments = counted.segments + excluded.segments, bytes = counted.bytes + excluded.bytes,
+					objects = counted.objects + excluded.objects, object_bytes = counted.object_bytes + excluded.object_bytes;
+	end loop;
+	if cardinality(set_ids) > 1 then
+		perform distro.enter_spread(on_spread, on_sets, (given->>'sizeBytes')::bigint);
 	end if;
 	insert into distro.placements (object_no, segment, shard_index, shard_id, worker_id)
 		select new_no, (p->>0)::bigint, (p->>1)::integer, named.shard_id, named.worker_id
@@ -291,6 +339,7 @@ begin
 			) limit 1
 		));
 	end if;
+	if placed <> named_by_sets then perform distro.refuse('wrong_sets'); end if;
 	if args->'missing' <> '[]' then
 		insert into distro.repairs (object_no, segment, shard_index, spares, attempts, due_at_ms)
 			select new_no, (m->>0)::bigint, (m->>1)::integer, (m->>2)::integer, 0, now_ms
@@ -326,6 +375,7 @@ declare
 	gone bigint;
 	gone_spread uuid;
 	gone_bytes bigint;
+	part record;
 begin
 	-- Waits for findings and repairs of this object that are being written.
 	select object_no, spread_id, size_bytes into gone, gone_spread, gone_bytes from distro.objects where object_id = (args->>'objectId')::uuid
@@ -340,13 +390,15 @@ begin
 	delete from distro.findings where object_no = gone;
 	delete from distro.repairs where object_no = gone;
 	delete from distro.placements where object_no = gone;
-	if gone_spread is not null then
-		perform distro.leave_set(part.set_id, part.segments, part.bytes) from (
-			select set_id, count(*) as segments, sum(distro.segment_bytes(cells, cell_bytes, last_cell_bytes))::bigint as bytes
-				from distro.segments where object_no = gone group by set_id
-		) part;
-		perform distro.leave_spread(gone_spread, gone_bytes);
-	end if;
+	for part in
+		select set_id, count(*) as segments, sum(distro.segment_bytes(cells, cell_bytes, last_cell_bytes))::bigint as bytes,
+				(set_id = gone_spread)::integer as whole
+			from distro.segments where object_no = gone group by set_id
+	loop
+		perform distro.add_to_set(part.set_id, -part.segments, -part.bytes, -part.whole, -part.whole * gone_bytes);
+		if part.whole = 1 then gone_spread := null; end if;
+	end loop;
+	if gone_spread is not null then perform distro.leave_spread(gone_spread, gone_bytes); end if;
 	delete from distro.segments where object_no = gone;
 	delete from distro.objects where object_no = gone;
 	insert into distro.removals (call_id) values ((args->>'callId')::uuid);
@@ -433,33 +485,40 @@ begin
 	return null;
 end $$;
 
--- Sets: '{worker,…}' without dashes, and sums as text.
+-- Ids as '{…}' without dashes, and sums as text.
 create function distro.read_redundancy(args jsonb) returns jsonb language sql stable
-return jsonb_build_object(
-	'sets', (
-		select coalesce(jsonb_agg(jsonb_build_array(distro.hex(set_id), k, n, replace(workers::text, '-', ''),
-				segments::text, bytes::text)), '[]')
+begin atomic
+	with sets as materialized (
+		select set_id, k, n, workers, sum(segments) as segments, sum(bytes) as bytes, sum(objects) as objects,
+				sum(object_bytes) as object_bytes
+			from distro.worker_sets group by set_id, k, n, workers
+	), whole as (
+		select array[set_id] as sets, objects, object_bytes as bytes from sets where objects > 0
+	), mixed as (
+		select (select s.sets from distro.spreads s where s.spread_id = counted.spread_id limit 1) as sets, objects, bytes
 			from (
-				select set_id, k, n, workers, sum(segments) as segments, sum(bytes) as bytes
-					from distro.worker_sets group by set_id, k, n, workers having sum(segments) > 0
+				select spread_id, sum(objects) as objects, sum(object_bytes) as bytes
+					from distro.spreads group by spread_id having sum(objects) > 0
 			) counted
-	),
-	'spreads', (
-		select coalesce(jsonb_agg(jsonb_build_array(replace(sets::text, '-', ''), objects::text, bytes::text)), '[]')
-			from (
-				select (select s.sets from distro.spreads s where s.spread_id = counted.spread_id limit 1) as sets, objects, bytes
-					from (
-						select spread_id, sum(objects) as objects, sum(bytes) as bytes
-							from distro.spreads group by spread_id having sum(objects) > 0
-					) counted
-				union all
-				select '{}', sum(objects) - (select coalesce(sum(objects), 0) from distro.spreads),
-						sum(bytes) - (select coalesce(sum(bytes), 0) from distro.spreads)
-					from distro.totals
-					having sum(objects) > (select coalesce(sum(objects), 0) from distro.spreads)
-			) spread
+	), stored as materialized (
+		select * from whole union all select * from mixed
+	), inline as (
+		select '{}'::uuid[], total.objects - coalesce(sum(stored.objects), 0) as objects,
+				total.bytes - coalesce(sum(stored.bytes), 0)
+			from (select sum(objects) as objects, sum(bytes) as bytes from distro.totals) total left join stored on true
+			group by total.objects, total.bytes
 	)
-);
+	select jsonb_build_object(
+		'sets', (
+			select coalesce(jsonb_agg(jsonb_build_array(distro.hex(set_id), k, n, replace(workers::text, '-', ''),
+					segments::text, bytes::text)), '[]') from sets where segments > 0
+		),
+		'spreads', (
+			select coalesce(jsonb_agg(jsonb_build_array(replace(sets::text, '-', ''), objects::text, bytes::text)), '[]')
+				from (select * from stored union all select * from inline where objects > 0) spread
+		)
+	);
+end;
 
 create function distro.stored_segment(object bigint, of_segment bigint) returns jsonb language sql stable
 return (
@@ -558,9 +617,7 @@ declare
 	known_as text;
 begin
 	select name into known_as from distro.workers where worker_id = id for update;
-	if not found then
-		return to_jsonb(exists (select from distro.removals where call_id = (args->>'callId')::uuid));
-	end if;
+	if not found then return distro.answer_once(false, (args->>'callId')::uuid); end if;
 	if exists (select from distro.worker_sets where id = any (workers) group by set_id having sum(segments) > 0)
 		or exists (select from distro.findings where worker_id = id)
 	then
@@ -568,8 +625,7 @@ begin
 	end if;
 	delete from distro.deletions where worker_id = id;
 	delete from distro.workers where worker_id = id;
-	insert into distro.removals (call_id) values ((args->>'callId')::uuid);
-	return 'true';
+	return distro.answer_once(true, (args->>'callId')::uuid);
 end $$;
 
 create function distro.read_jobs(args jsonb) returns jsonb language sql stable
