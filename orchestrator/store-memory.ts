@@ -479,10 +479,12 @@ export class MemoryMetadataStore implements MetadataStore {
 	}
 
 	async forgetWorker(workerId: WorkerId): Promise<boolean> {
-		const { workers, placed, deletions } = this.#open;
+		const { workers, placed, deletions, intents } = this.#open;
 		const known = workers.get(workerId);
 		if (known === undefined) return false;
-		for (const placement of placed.values()) if (placement.workerId === workerId) throw stillPlaced(known.name);
+		const named = [...intents.values()].flatMap(({ shards }) => [...shards.values()]);
+		const placements = [...placed.values()].map((placement) => placement.workerId);
+		if ([...named, ...placements].includes(workerId)) throw stillPlaced(known.name);
 		for (const [shardId, holder] of deletions) if (holder === workerId) deletions.delete(shardId);
 		workers.delete(workerId);
 		return true;

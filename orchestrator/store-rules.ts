@@ -108,7 +108,7 @@ export function nameTaken(name: string): DistroError {
 export function stillPlaced(name: string): DistroError {
 	return new DistroError(
 		'conflict',
-		`${name} still has shards that are not elsewhere: drain it, or let repair end first`,
+		`${name} still has shards that are not elsewhere, or that a write under way has named: drain it, or let repair and those writes end first`,
 	);
 }
 

@@ -254,6 +254,7 @@ export function openMetadataDatabase(path: string): DatabaseSync {
 		if (mark !== null) throw closedByMove(mark, path);
 		freeClaims(db);
 		endLeases(db);
+		endIntents(db);
 	});
 }
 
@@ -343,4 +344,9 @@ function freeClaims(db: DatabaseSync): void {
 /** In the same way: whoever held them is gone. */
 function endLeases(db: DatabaseSync): void {
 	db.exec('UPDATE leases SET ends_at_ms = 0');
+}
+
+/** And nobody will finish what was being written: it goes at once, not when its time is over, which may be ten minutes. */
+function endIntents(db: DatabaseSync): void {
+	db.exec('UPDATE intents SET expires_at_ms = 0 WHERE expires_at_ms > 0');
 }

@@ -85,7 +85,8 @@ export function forgetWorker(sql: Sql, workerId: WorkerId): boolean {
 	if (known === undefined) return false;
 	const placed = sql.get(
 		`SELECT 1 FROM worker_sets WHERE instr(workers, ?1) > 0
-			UNION ALL SELECT 1 FROM findings WHERE worker_id = ?1 LIMIT 1`,
+			UNION ALL SELECT 1 FROM findings WHERE worker_id = ?1
+			UNION ALL SELECT 1 FROM intent_shards WHERE worker_id = ?1 LIMIT 1`,
 		workerId,
 	);
 	if (placed !== undefined) throw stillPlaced(known.name);

@@ -200,4 +200,21 @@ describe('the database file', () => {
 		expect(second?.fencing).toBe((first?.fencing ?? 0) + 1);
 		await store.close();
 	});
+
+	test('what was being written ends with its process: its intents expire at once', async () => {
+		let store = await openSqliteStore({ path });
+		const upload = make.upload(workers);
+		await store.begin({
+			uploadId: upload.uploadId,
+			objectId: upload.objectId,
+			shards: upload.shards,
+			expiresAtMs: NOW_MS * 2,
+		});
+		expect(await store.expireIntents(NOW_MS, 10)).toBe(0);
+		await store.close();
+		store = await openSqliteStore({ path });
+		expect(await store.expireIntents(NOW_MS, 10)).toBe(1);
+		expect(await store.counts()).toMatchObject({ intents: 0, deletions: upload.shards.length });
+		await store.close();
+	});
 });

@@ -1026,6 +1026,17 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				// Its name is free.
 				await store.saveWorker({ ...make.worker('worker-0'), name: 'worker-1' });
 			});
+
+			test('one that a write under way names is not forgotten: its shards would be in a queue that nobody empties', async () => {
+				const worker = workers[0] as WorkerId;
+				await store.saveWorker({ ...make.worker('worker-0'), workerId: worker });
+				const upload = make.upload([worker]);
+				await begin(store, upload);
+				await refused('conflict', store.forgetWorker(worker));
+				await store.abort(upload.uploadId, NOW_MS);
+				expect(await store.forgetWorker(worker)).toBe(true);
+				expect(await store.counts()).toMatchObject({ intents: 0, deletions: 0 });
+			});
 		});
 
 		describe('jobs', () => {

@@ -287,7 +287,8 @@ export interface MetadataStore {
 	/** No effect on a worker that is not there. */
 	saveHistory(workerId: WorkerId, history: string, lease?: Lease): Promise<void>;
 	/**
-	 * Removes a worker and its delete queue. `conflict` while a placement names it, good or marked. False when there was none.
+	 * Removes a worker and its delete queue. `conflict` while a placement names it, good or marked, or an intent: what comes
+	 * of that would be placed on nobody, or deleted by nobody. False when there was none.
 	 */
 	forgetWorker(workerId: WorkerId): Promise<boolean>;
 

@@ -620,6 +620,8 @@ begin
 	if not found then return distro.answer_once(false, (args->>'callId')::uuid); end if;
 	if exists (select from distro.worker_sets where id = any (workers) group by set_id having sum(segments) > 0)
 		or exists (select from distro.findings where worker_id = id)
+		-- What becomes of it would be placed on nobody, or be deleted by nobody.
+		or exists (select from distro.intent_shards where worker_id = id)
 	then
 		perform distro.refuse('still_placed', known_as);
 	end if;

@@ -1,7 +1,7 @@
 /** Limits of real processes: full disks, memory, API keys. */
 
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statfsSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -10,24 +10,11 @@ import { seededRandom } from '../support/clock.ts';
 import { startCluster, type TestCluster, until } from '../support/cluster.ts';
 import { freePort, joinWorker } from '../support/extra-worker.ts';
 import { slowLink } from '../support/slow-link.ts';
+import { fillUp, mountVolume, unmountVolume, whyNoMount } from '../support/volume.ts';
 
 const MiB = 1024 * 1024;
 const random = seededRandom('limits');
 const SOAK = process.env.SOAK === '1';
-
-/** Why no small volume can be made here, or null. */
-function whyNoMount(): string | null {
-	const folder = mkdtempSync(join(tmpdir(), 'distro-mount-'));
-	try {
-		execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], { stdio: 'pipe' });
-		execFileSync('umount', [folder]);
-		return null;
-	} catch (error) {
-		return (error as Error).message;
-	} finally {
-		rmSync(folder, { recursive: true });
-	}
-}
 
 const cannotMount = whyNoMount();
 if (cannotMount !== null) process.stdout.write(`disks that fill up mid-way are not tested: ${cannotMount}\n`);
@@ -139,7 +126,7 @@ describe('disks that fill up', () => {
 	): Promise<void> {
 		const c = await startCluster({ workers: options.workers });
 		const volume = mkdtempSync(join(tmpdir(), 'distro-small-'));
-		execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${options.bytes}`, 'tmpfs', volume], { stdio: 'pipe' });
+		mountVolume(volume, options.bytes);
 		try {
 			const small = await joinWorker(c, { name: 'small', dataDir: volume, env: { DISK_RESERVE: '0' } });
 			try {
@@ -148,16 +135,10 @@ describe('disks that fill up', () => {
 				await small.stop();
 			}
 		} finally {
-			execFileSync('umount', [volume]);
+			unmountVolume(volume);
 			rmSync(volume, { recursive: true });
 			await c.remove();
 		}
-	}
-
-	/** Fills what is left of a volume, at once: nobody has been told when the next byte comes. */
-	function fillUp(volume: string): void {
-		const { bavail, bsize } = statfsSync(volume);
-		writeFileSync(join(volume, 'ballast'), Buffer.alloc(bavail * bsize - 64 * 1024));
 	}
 
 	const stateOf = async (c: TestCluster, id: string) => (await explain(c.http, id)).segments[0];

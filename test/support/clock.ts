@@ -19,6 +19,11 @@ export function seededRandom(seed: string): Random {
 	return { bytes: (count) => stream.update(Buffer.alloc(count)) };
 }
 
+/** Evenly from 0 to 1, without 1. */
+export function draw(random: Random): number {
+	return random.bytes(4).readUInt32LE() / 2 ** 32;
+}
+
 /** Stands still until it is moved; what was scheduled runs in order of its time, within `advance`. */
 export class ManualClock implements Clock {
 	#ms: number;
