@@ -104,6 +104,8 @@ async function seed(file: string, objects: number): Promise<Upload[]> {
 		await store.claimIdempotency(claim, NOW_MS);
 	}
 	await store.close();
+	// Opened by an orchestrator it ends what was under way: done once here, later openings change nothing.
+	await (await openSqliteStore({ path: file })).close();
 	const keys = openApiKeys({ dataDir: dirname(file), clock: realClock });
 	for (const scope of ['read', 'admin'] as const) {
 		const keyId = make.bytes(8).toString('hex');

@@ -208,20 +208,26 @@ begin
 	), segments_done as (
 		update distro.segments s set set_id = found.set_id
 			from found where s.object_no = found.object_no and s.segment = found.segment
-	), sets_done as (
-		insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes)
-			select set_id, distro.slot(), k, n, workers, count(*), sum(bytes) from found group by set_id, k, n, workers
-			on conflict (set_id, slot) do update
-				set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes
 	), objects_done as (
 		update distro.objects o set spread_id = distro.spread_id(spread.sets)
 			from spread where o.object_no = spread.object_no
+	), whole as materialized (
+		select sets[1] as set_id, count(*) as objects, sum(o.size_bytes) as bytes
+			from spread join distro.objects o using (object_no) where cardinality(sets) = 1 group by sets[1]
+	), sets_done as (
+		insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
+			select found.set_id, distro.slot(), k, n, workers, count(*), sum(found.bytes),
+					coalesce(min(whole.objects), 0), coalesce(min(whole.bytes), 0)
+				from found left join whole using (set_id) group by found.set_id, k, n, workers
+			on conflict (set_id, slot) do update
+				set segments = known.segments + excluded.segments, bytes = known.bytes + excluded.bytes,
+					objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes
 	)
-	insert into distro.spreads as known (spread_id, slot, sets, objects, bytes)
+	insert into distro.spreads as known (spread_id, slot, sets, objects, object_bytes)
 		select distro.spread_id(sets), distro.slot(), sets, count(*), sum(o.size_bytes)
-			from spread join distro.objects o using (object_no) group by sets
+			from spread join distro.objects o using (object_no) where cardinality(sets) > 1 group by sets
 		on conflict (spread_id, slot) do update
-			set objects = known.objects + excluded.objects, bytes = known.bytes + excluded.bytes;
+			set objects = known.objects + excluded.objects, object_bytes = known.object_bytes + excluded.object_bytes;
 	return null;
 end $$;
 
@@ -243,7 +249,8 @@ begin
 		select jsonb_build_object('objects', sum(objects)::text, 'bytes', sum(bytes)::text, 'deletions', sum(deletions)::text,
 				'repairs', sum(repairs)::text,
 				'onSets', (select coalesce(sum(segments), 0)::text from distro.worker_sets),
-				'onSpreads', (select coalesce(sum(objects), 0)::text from distro.spreads))
+				'onSpreads', ((select coalesce(sum(objects), 0) from distro.worker_sets)
+					+ (select coalesce(sum(objects), 0) from distro.spreads))::text)
 			from distro.totals
 	);
 end $$;
