@@ -1,8 +1,6 @@
 /**
- * `make bench-mending`: what it takes to restore full redundancy after a worker is lost, and what people who read
- * meanwhile notice of it; and what they notice of a worker whose disk takes a second for everything.
- *
- *     node bench/mending.ts [--quick] [--only repair,slow]
+ * What it takes to restore full redundancy after a worker is lost, and what people who read meanwhile notice of it; and what
+ * they notice of a worker whose disk takes a second for everything.
  *
  * Reads come at a fixed rate, whatever the answers do: a load that waits for its answers would hide how slow they are.
  */
@@ -11,7 +9,6 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { startCluster, type TestCluster, until } from '../test/support/cluster.ts';
 import { freePort, joinWorker } from '../test/support/extra-worker.ts';
 import { slowLink } from '../test/support/slow-link.ts';
@@ -25,10 +22,6 @@ const LOST_AFTER_S = 6;
 /** Figures of a window are of so many reads at least. */
 const WINDOW_READS = 1_200;
 
-const { values: options } = parseArgs({
-	options: { quick: { type: 'boolean', default: false }, only: { type: 'string' } },
-});
-const wants = (what: string) => options.only === undefined || options.only.split(',').includes(what);
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
 interface Window {
@@ -99,8 +92,8 @@ async function counter(c: TestCluster, name: string): Promise<number> {
 	return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0);
 }
 
-async function repair(withReaders: boolean): Promise<void> {
-	const shards = options.quick ? 1_000 : 10_000;
+export async function measureRepair({ quick, withReaders }: { quick: boolean; withReaders: boolean }): Promise<void> {
+	const shards = quick ? 1_000 : 10_000;
 	const workers = 5;
 	// One cell: three copies on three of five workers.
 	const count = Math.ceil((shards * workers) / 3);
@@ -163,14 +156,14 @@ async function repair(withReaders: boolean): Promise<void> {
 	}
 }
 
-async function slowDisk(): Promise<void> {
+export async function measureSlowDisk({ quick }: { quick: boolean }): Promise<void> {
 	const c = await startCluster({ workers: 5 });
 	const dataDir = mkdtempSync(join(tmpdir(), 'distro-slow-'));
 	const grpcPort = freePort();
 	const link = await slowLink(() => `127.0.0.1:${grpcPort}`, { bytesPerSecond: Number.POSITIVE_INFINITY });
 	const slow = await joinWorker(c, { name: 'slow', dataDir, grpcPort, env: { ADVERTISE: link.address } });
 	try {
-		const ids = await upload(c, options.quick ? 500 : 2_000, 256 * KiB);
+		const ids = await upload(c, quick ? 500 : 2_000, 256 * KiB);
 		const target = targetOf(c.http, 64);
 		const before = await readFor(target, ids, () => true);
 		link.setDelay(1_000);
@@ -188,9 +181,3 @@ async function slowDisk(): Promise<void> {
 		rmSync(dataDir, { recursive: true });
 	}
 }
-
-if (wants('repair')) {
-	await repair(false);
-	await repair(true);
-}
-if (wants('slow')) await slowDisk();
