@@ -209,10 +209,11 @@ export class Chaos {
 	async #expectReadable(after: string): Promise<void> {
 		const { workload } = this.#o;
 		const complaints = workload.complaints.length;
+		const down = [...this.#down].join(' ');
 		const held = workload.held().length;
 		const good = await workload.readAll();
 		if (good >= held && workload.complaints.length === complaints) return;
-		workload.complain(`after ${after}, with ${[...this.#down].join(' ')} down: ${good} of ${held} could be read`);
+		workload.complain(`after ${after}, with ${down} down: ${good} of ${held} could be read`);
 	}
 
 	/** Asks the cluster. Damage that nobody has found yet counts for one more worker. */
