@@ -23,7 +23,7 @@ import { JobControl } from './job-control.ts';
 import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
 import { Keyring } from './keyring.ts';
 import { exclusive } from './leases.ts';
-import { drainJob, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
+import { drainJob, isNeedless, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
@@ -176,10 +176,11 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		share: config.mendShare,
 		isBusy: () => pool.usedBytes > 0,
 		onOutcome: ({ kind, stored, shardIndex, bytes, error }: MendOutcome) => {
-			metrics.repairs.inc({ kind, outcome: error === null ? 'done' : 'failed' });
+			metrics.repairs.inc({ kind, outcome: error === null ? 'done' : isNeedless(error) ? 'needless' : 'failed' });
 			if (error === null) metrics.repairedBytes.inc({ kind }, bytes);
 			const fields = { kind, object: stored.objectId, segment: stored.segment.index, shard: shardIndex };
 			if (error === null) log.debug(fields, 'placed a shard anew');
+			else if (isNeedless(error)) log.debug({ ...fields, err: error }, 'a shard need not be placed anew any more');
 			else log.warn({ ...fields, err: error }, 'could not place a shard anew yet');
 		},
 	};

@@ -261,7 +261,7 @@ class Mover {
 		if (error === null) {
 			this.#moved = { ...this.#moved, shards: this.#moved.shards + 1, bytes: this.#moved.bytes + bytes };
 		} else if (!options.signal.aborted && error.kind !== 'canceled') {
-			this.#moved = { ...this.#moved, failed: this.#moved.failed + 1 };
+			if (!isNeedless(error)) this.#moved = { ...this.#moved, failed: this.#moved.failed + 1 };
 			if (task.item === null) this.#remember(stored);
 			else await this.#defer(task.item, options.lease);
 		}
@@ -290,6 +290,11 @@ class Mover {
 		const { random } = this.#deps;
 		return RETRY_BASE_MS + backoffMs(attempts, { baseMs: RETRY_BASE_MS, maxMs: RETRY_MAX_MS, random });
 	}
+}
+
+/** Its worker is back, or its object gone or changed: nobody's fault, and nothing is left to do. */
+export function isNeedless({ kind }: DistroError): boolean {
+	return kind === 'canceled' || kind === 'conflict';
 }
 
 function keyOf({ versionId, segment }: StoredSegment): string {

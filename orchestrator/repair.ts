@@ -39,7 +39,7 @@ export interface ShardTask {
 	readonly to: WorkerId;
 	/** The shard itself may be read: it is not known to be bad. */
 	readonly copy: boolean;
-	/** Asked once more before the old shard is given up. False: it is not wanted any more (`canceled`). */
+	/** Asked before anything is sent and before the old shard is given up. False: it is not wanted any more (`canceled`). */
 	readonly isWanted?: () => boolean;
 }
 
@@ -53,6 +53,10 @@ export async function placeShard(
 	const { stored, shardIndex, to: workerId } = task;
 	const { objectId, versionId, segment } = stored;
 	const before = segment.placements.find((placement) => placement.shardIndex === shardIndex);
+	const checkWanted = () => {
+		if (task.isWanted?.() === false) throw new DistroError('canceled', 'the shard need not be placed anew any more');
+	};
+	checkWanted();
 	const worker = workers.ref(workerId);
 	if (worker === null) throw new DistroError('unavailable', 'the worker that was to take the shard is gone');
 	const item: RepairItem = {
@@ -84,7 +88,7 @@ export async function placeShard(
 		// Closed only after the target shows it afresh.
 		const kept = decodeTrailer(await transport.stat(worker, shardId, { timeoutMs: STAT_TIMEOUT_MS }));
 		if (!kept.root.equals(root)) throw new DistroError('corrupt', 'the target keeps something else than was sent');
-		if (task.isWanted?.() === false) throw new DistroError('canceled', 'the worker that had the shard is back');
+		checkWanted();
 		const placement = { shardIndex, workerId, shardId };
 		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId, options.lease);
 		if (before !== undefined) deps.findings.forget(before.shardId);
