@@ -298,6 +298,8 @@ export interface RedundancyJson {
 	readonly sets: readonly (readonly [string, number, number, string, string, string])[];
 	/** Set ids, objects, bytes. */
 	readonly spreads: readonly (readonly [string, string, string])[];
+	/** `after` of the next page. */
+	readonly next: string | null;
 }
 
 /** Of an array as Postgres writes it, of ids. */

@@ -131,6 +131,24 @@ describe('batches', () => {
 		await checkRedundancy(store);
 	});
 
+	test('spreads of very many, each once, by pages that are not too long', async () => {
+		const missing = [[], [0], [1], [2], [3], [4], [5]];
+		await Promise.all(missing.map((indexes) => make.store(store, workers, { missing: indexes })));
+		const { sets } = await store.redundancyRows();
+		await supabase.sql`
+			INSERT INTO distro.spreads (spread_id, slot, sets, objects, object_bytes)
+				SELECT gen_random_uuid(), 1 + at % 2, array_fill(${sets[0]?.setId as string}::uuid, ARRAY[1 + at % 40]), 1, at
+					FROM generate_series(1, 12000) at`;
+		await supabase.sql`UPDATE distro.totals SET objects = objects + 12000, bytes = bytes + 72006000 WHERE slot = 0`;
+		net.takeCount();
+		const found = await store.redundancyRows();
+		expect(net.takeCount()).toBeGreaterThanOrEqual(5);
+		expect(found.sets).toHaveLength(7);
+		expect(found.spreads.map(({ bytes }) => bytes).toSorted((a, b) => a - b)).toEqual(
+			[...Array.from({ length: 12_000 }, (_, at) => at + 1), ...missing.map(() => 65_536)].toSorted((a, b) => a - b),
+		);
+	});
+
 	test('a claim whose request is gone is free after ten minutes, one with an intent is not', async () => {
 		const upload = make.upload(workers);
 		const claim = (key: string, uploadId: UploadId, nowMs: number) =>

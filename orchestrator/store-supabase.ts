@@ -8,6 +8,7 @@
 
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Random } from '../core/ports.ts';
 import { refuseMoved } from './move-supabase.ts';
@@ -288,7 +289,17 @@ class SupabaseMetadataStore implements MetadataStore {
 	}
 
 	async redundancyRows(): Promise<RedundancyRows> {
-		return rows.toRedundancy((await this.#read('redundancyRows', {})) as rows.RedundancyJson);
+		const sets = new Map<string, SetCount>();
+		const spreads: SpreadCount[] = [];
+		let after: string | null = null;
+		do {
+			const page = (await this.#read('redundancyRows', { after })) as rows.RedundancyJson;
+			const found = rows.toRedundancy(page);
+			for (const set of found.sets) if (!sets.has(set.setId)) sets.set(set.setId, set);
+			spreads.push(...found.spreads);
+			after = page.next;
+		} while (after !== null);
+		return { sets: [...sets.values()], spreads };
 	}
 
 	async segmentsOnSet(

@@ -256,7 +256,8 @@ export interface MetadataStore {
 
 	/**
 	 * All worker sets that have segments, and all spreads that have objects, from one moment. Kept by the transactions
-	 * that change placements and findings: it costs the same for any number of objects.
+	 * that change placements and findings: it costs the same for any number of objects. What it costs are the spreads, so
+	 * segments of an object should share sets. (Supabase: beyond 5,000 spreads of several sets by pages, each from one moment.)
 	 */
 	redundancyRows(): Promise<RedundancyRows>;
 	/**

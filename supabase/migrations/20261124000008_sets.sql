@@ -192,8 +192,8 @@ begin
 	update distro.objects set spread_id = new_spread where object_no = object;
 end $$;
 
--- Rows that cancel each other in two slots: those of another slot, which nobody uses just now, are taken into this one. One
--- slot at a time: whoever finds none free makes a new one.
+-- Rows may cancel each other in two slots: where one is not positive, those of another slot, which nobody uses just now, are
+-- taken into this one. One slot at a time: whoever finds none free makes a new one.
 create function distro.fold_counts() returns void language plpgsql as $$
 declare
 	mine constant integer := distro.slot();
@@ -203,7 +203,7 @@ begin
 	if not found then return; end if;
 	with taken as (
 		delete from distro.worker_sets where slot = other
-			and set_id in (select set_id from distro.worker_sets group by set_id having sum(segments) = 0)
+			and set_id in (select set_id from distro.worker_sets where segments <= 0)
 			returning *
 	)
 	insert into distro.worker_sets as known (set_id, slot, k, n, workers, segments, bytes, objects, object_bytes)
@@ -215,7 +215,7 @@ begin
 		where slot = mine and segments = 0 and bytes = 0 and objects = 0 and object_bytes = 0;
 	with taken as (
 		delete from distro.spreads where slot = other
-			and spread_id in (select spread_id from distro.spreads group by spread_id having sum(objects) = 0)
+			and spread_id in (select spread_id from distro.spreads where objects <= 0)
 			returning *
 	)
 	insert into distro.spreads as known (spread_id, slot, sets, objects, object_bytes)
@@ -485,7 +485,8 @@ begin
 	return null;
 end $$;
 
--- Ids as '{…}' without dashes, and sums as text.
+-- A page: all sets, and of the spreads those of objects on one set or none with the first page, the others by and by. after:
+-- a spread or null. Each page is from one moment. Ids as '{…}' without dashes, and sums as text.
 create function distro.read_redundancy(args jsonb) returns jsonb language sql stable
 begin atomic
 	with sets as materialized (
@@ -494,19 +495,31 @@ begin atomic
 			from distro.worker_sets group by set_id, k, n, workers
 	), whole as (
 		select array[set_id] as sets, objects, object_bytes as bytes from sets where objects > 0
-	), mixed as (
-		select (select s.sets from distro.spreads s where s.spread_id = counted.spread_id limit 1) as sets, objects, bytes
+	), next_mixed as materialized (
+		-- An object of very many segments may be on very many sets.
+		select *, sum(cardinality(sets)) over (order by spread_id) - cardinality(sets) as sets_before
 			from (
-				select spread_id, sum(objects) as objects, sum(object_bytes) as bytes
-					from distro.spreads group by spread_id having sum(objects) > 0
-			) counted
-	), stored as materialized (
-		select * from whole union all select * from mixed
+				select spread_id, objects, bytes,
+						(select s.sets from distro.spreads s where s.spread_id = counted.spread_id limit 1) as sets
+					from (
+						select spread_id, sum(objects) as objects, sum(object_bytes) as bytes from distro.spreads
+							where spread_id > coalesce((args->>'after')::uuid, '00000000-0000-0000-0000-000000000000')
+							group by spread_id having sum(objects) > 0 order by spread_id limit 5000
+					) counted
+			) page
+	), mixed as (
+		select * from next_mixed where sets_before < 50000
 	), inline as (
-		select '{}'::uuid[], total.objects - coalesce(sum(stored.objects), 0) as objects,
-				total.bytes - coalesce(sum(stored.bytes), 0)
-			from (select sum(objects) as objects, sum(bytes) as bytes from distro.totals) total left join stored on true
-			group by total.objects, total.bytes
+		select total.objects - on_one.objects - on_many.objects as objects, total.bytes - on_one.bytes - on_many.bytes as bytes
+			from (select sum(objects) as objects, sum(bytes) as bytes from distro.totals) total,
+				(select coalesce(sum(objects), 0) as objects, coalesce(sum(bytes), 0) as bytes from whole) on_one,
+				(
+					select coalesce(sum(objects), 0) as objects, coalesce(sum(object_bytes), 0) as bytes from distro.spreads
+				) on_many
+	), page as (
+		select sets, objects, bytes from mixed
+		union all select sets, objects, bytes from whole where args->'after' = 'null'
+		union all select '{}', objects, bytes from inline where args->'after' = 'null' and objects > 0
 	)
 	select jsonb_build_object(
 		'sets', (
@@ -515,7 +528,11 @@ begin atomic
 		),
 		'spreads', (
 			select coalesce(jsonb_agg(jsonb_build_array(replace(sets::text, '-', ''), objects::text, bytes::text)), '[]')
-				from (select * from stored union all select * from inline where objects > 0) spread
+				from page
+		),
+		'next', (
+			select case when (select count(*) from mixed) < count(*) or count(*) = 5000
+				then (select spread_id from mixed order by spread_id desc limit 1) end from next_mixed
 		)
 	);
 end;
