@@ -127,6 +127,29 @@ describe('lost workers', () => {
 		expect(await it.cluster.store.counts()).toMatchObject({ intents: 0, deletions: it.outcomes.length });
 	});
 
+	test('a worker that was forgotten just before an upload named it is missed like one that is lost', async () => {
+		const it = await mending(8, { objects: 3 });
+		await it.cluster.join();
+		const [gone] = it.cluster.workerIds.slice(-1) as [WorkerId];
+		const begin = it.cluster.store.begin.bind(it.cluster.store);
+		it.cluster.store.begin = async (intent) => {
+			if (it.cluster.workers.state(gone) !== 'unknown' && intent.shards.some(({ workerId }) => workerId === gone)) {
+				it.cluster.leave(8);
+				await it.cluster.workers.forget(gone);
+			}
+			return begin(intent);
+		};
+		while (it.cluster.workers.state(gone) !== 'unknown') {
+			const bytes = random.bytes(3 * LARGE_CELL_BYTES);
+			it.contents.set(await it.cluster.upload(bytes), bytes);
+		}
+		expect((await holders(it.cluster)).has(gone)).toBe(true);
+		await finish(it, 'repair');
+		expect((await holders(it.cluster)).has(gone)).toBe(false);
+		expect((await reportOf(it.cluster)).byHealth.healthy).toBe(it.contents.size);
+		await readAll(it);
+	});
+
 	test('the most endangered segments come first, whatever found them', async () => {
 		const it = await mending(9, { objects: 20, change: () => ({ lanes: 1 }) });
 		const { sets } = await it.cluster.store.redundancyRows();

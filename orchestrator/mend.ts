@@ -157,6 +157,8 @@ class Mover {
 	): Promise<MendPlan> {
 		const { store, workers } = this.#deps;
 		const { sets } = await store.redundancyRows();
+		// One that just registered elsewhere is not known here yet, and not lost.
+		await workers.find(sets.flatMap((set) => set.workers.map((workerId) => ({ workerId }))));
 		this.#plan = how({ sets, workers: workers.mendWorkers() });
 		return this.#plan;
 	}

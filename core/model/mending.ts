@@ -55,7 +55,10 @@ const EVEN_WITHIN = 0.15;
 /** Fuller than this a worker takes moved shards only when no other can. */
 const FULL_ABOVE = 0.9;
 
-/** Off lost workers (`lost`), or off those to be emptied (`drain`), fewest spare shards first. */
+/**
+ * Off lost workers (`lost`), or off those to be emptied (`drain`), fewest spare shards first. A worker that is not among
+ * `workers` was forgotten while an upload to it was under way: it is lost.
+ */
 export function planDepartures(
 	kind: 'lost' | 'drain',
 	sets: readonly SetCount[],
@@ -67,8 +70,8 @@ export function planDepartures(
 	for (const set of sets) {
 		const spare = liveOf(set, byId).length - set.k;
 		for (const from of set.workers) {
-			const worker = byId.get(from);
-			if (worker?.state !== (kind === 'lost' ? 'lost' : 'draining')) continue;
+			const state = byId.get(from)?.state ?? 'lost';
+			if (state !== (kind === 'lost' ? 'lost' : 'draining')) continue;
 			const to = successor({ set, from, workers });
 			if (spare < 0) stuck.push({ kind, set, from, why: 'too_few_shards' });
 			else if (to === null) stuck.push({ kind, set, from, why: 'no_worker' });
