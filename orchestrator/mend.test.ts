@@ -106,6 +106,20 @@ describe('lost workers', () => {
 		expect((await reportOf(it.cluster)).byHealth.healthy).toBe(it.contents.size);
 	});
 
+	test('one whose lease is over puts off nothing that waits in the queue', async () => {
+		const it = await mending(3, { objects: 2 });
+		const { sets } = await it.cluster.store.redundancyRows();
+		const [one] = sets.filter(({ k }) => k > 1);
+		const { segments } = await it.cluster.store.segmentsOnSet(one?.setId ?? '', { after: null, limit: 1 });
+		const [first] = segments[0]?.segment.placements ?? [];
+		if (first === undefined) throw new Error('no segment');
+		await it.cluster.store.addFindings([{ ...first, kind: 'corrupt', detail: 'test', foundAtMs: 0 }]);
+		for (let i = 0; i < 3; i++) it.cluster.leave(i);
+		const step = it.jobs.repair.step(new AbortController().signal, { name: 'repair', fencing: 7 });
+		await expect(step).rejects.toMatchObject({ reason: 'lease_lost' });
+		expect(await it.cluster.store.repairs({ nowMs: 0, limit: 10 })).toHaveLength(1);
+	});
+
 	test('a worker that is back keeps its shards, also those that were just rebuilt', async () => {
 		const it = await mending(7, {
 			objects: 6,
