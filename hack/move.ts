@@ -40,17 +40,26 @@ async function startOwnDatabase(): Promise<() => Promise<void>> {
 		throw new Error(`there is no metadata in ${cluster}: nothing to move`);
 	}
 	const guard = startGuard();
-	const database = await startPostgres({ folder });
-	guard.tell(POSTGRES, database.child.pid ?? null);
-	await migrate(database.url);
-	const rest = await startPostgrest({ folder, database });
-	guard.tell(POSTGREST, rest.child.pid ?? null);
-	Object.assign(process.env, { SUPABASE_URL: rest.url, SUPABASE_KEY: rest.serviceKey, SUPABASE_KEY_FILE: '' });
-	return async () => {
-		await rest.stop();
-		guard.tell(POSTGREST, null);
-		await database.stop();
-		guard.tell(POSTGRES, null);
+	const running: { name: string; stop(): Promise<void> }[] = [];
+	const stop = async () => {
+		for (const { name, stop: end } of running.toReversed()) {
+			await end();
+			guard.tell(name, null);
+		}
 		guard.pipe.end();
 	};
+	try {
+		const database = await startPostgres({ folder });
+		running.push({ name: POSTGRES, stop: database.stop });
+		guard.tell(POSTGRES, database.child.pid ?? null);
+		await migrate(database.url);
+		const rest = await startPostgrest({ folder, database });
+		running.push({ name: POSTGREST, stop: rest.stop });
+		guard.tell(POSTGREST, rest.child.pid ?? null);
+		Object.assign(process.env, { SUPABASE_URL: rest.url, SUPABASE_KEY: rest.serviceKey, SUPABASE_KEY_FILE: '' });
+		return stop;
+	} catch (error) {
+		await stop();
+		throw error;
+	}
 }

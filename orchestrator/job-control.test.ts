@@ -22,8 +22,20 @@ async function steered(waits: number[]) {
 	const lease = await store.acquireLease('repair', { holder: 'test', ttlMs: 3_600_000 });
 	if (lease === null) throw new Error('no lease');
 	const step = () => job.step(new AbortController().signal, lease);
+	/** The same job in another orchestrator, once it has the lease. */
+	const elsewhere = () => {
+		const there: (boolean | undefined)[] = [];
+		const same = new JobControl({ store, clock }).steer({
+			name: 'repair',
+			step: async (_signal, _lease, isAsked) => {
+				there.push(isAsked);
+				return 60_000;
+			},
+		});
+		return { asked: there, step: () => same.step(new AbortController().signal, lease) };
+	};
 	const view = async () => (await other.list()).find(({ name }) => name === 'repair');
-	return { clock, other, asked, step, view };
+	return { clock, other, asked, step, elsewhere, view };
 }
 
 test('a job runs when it is due, and is looked at often enough to be asked', async () => {
@@ -59,6 +71,36 @@ test('paused through another orchestrator it begins nothing; asked to run, it wo
 	await it.step();
 	expect(it.asked.length).toBe(5);
 	expect(await it.view()).toMatchObject({ state: 'idle' });
+});
+
+test('paused in the midst of a run that was asked for, it stops, also where the lease goes to another orchestrator', async () => {
+	const it = await steered([60_000, 0, 0, 0]);
+	await it.step();
+	await it.other.ask('repair', 'run');
+	it.clock.advance(1_000);
+	await it.step();
+	await it.other.ask('repair', 'pause');
+	it.clock.advance(1_000);
+	await it.step();
+	await it.step();
+	expect(it.asked).toEqual([false, true]);
+	const elsewhere = it.elsewhere();
+	await elsewhere.step();
+	expect(elsewhere.asked).toEqual([]);
+});
+
+test('a run that was asked for is done once, whoever has the lease by then', async () => {
+	const it = await steered([60_000]);
+	const elsewhere = it.elsewhere();
+	await it.step();
+	await it.other.ask('repair', 'run');
+	await elsewhere.step();
+	await elsewhere.step();
+	expect(elsewhere.asked).toEqual([true]);
+	await it.other.ask('repair', 'pause');
+	it.clock.advance(120_000);
+	await it.step();
+	expect(it.asked).toEqual([false]);
 });
 
 test('a job that does not exist is told, with those that do', async () => {

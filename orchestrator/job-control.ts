@@ -7,7 +7,7 @@ import { DistroError } from '../core/errors.ts';
 import type { Clock } from '../core/ports.ts';
 import { JOBS, type JobName } from './job-names.ts';
 import type { ExclusiveJob } from './leases.ts';
-import type { JobRow, MetadataStore } from './store.ts';
+import type { JobRow, Lease, MetadataStore } from './store.ts';
 
 export interface JobView {
 	readonly name: JobName;
@@ -27,6 +27,8 @@ const SAVE_EVERY_MS = 2_000;
 
 interface SavedState {
 	readonly running: boolean;
+	/** The last request to run now that was met: whoever has the lease next must know. */
+	readonly served: number;
 	readonly progress: object;
 }
 
@@ -61,31 +63,41 @@ export class JobControl {
 
 	/** The same job, that pauses, and runs at once, as it was asked. */
 	steer(job: ExclusiveJob): ExclusiveJob {
-		let seenRuns: number | null = null;
+		let seen: { readonly paused: boolean; readonly runs: number } | null = null;
+		let served = 0;
 		let dueMs = 0;
 		let saved = '';
 		let savedAtMs = Number.NEGATIVE_INFINITY;
 		const { name } = job;
+		const save = async (running: boolean, lease: Lease) => {
+			const nowMs = this.#clock.monotonicMs();
+			const state = JSON.stringify({ running, served, progress: job.state?.() ?? {} } satisfies SavedState);
+			if (state === saved || (running && nowMs - savedAtMs < SAVE_EVERY_MS)) return;
+			await this.#store.saveJobState(name, state, this.#clock.nowMs(), lease);
+			saved = state;
+			savedAtMs = nowMs;
+		};
 		return {
 			...job,
 			step: async (signal, lease) => {
 				const { paused, runs } = await this.asked(name);
-				seenRuns ??= runs;
-				const isAsked = runs > seenRuns;
+				served = Math.max(served, stateOf(this.#rows.get(name)).served);
+				// Whoever pauses does not wait any more for what was asked before.
+				const isNewlyPaused = paused && seen?.paused === false;
+				if (isNewlyPaused) served = Math.max(served, seen?.runs ?? 0);
+				seen = { paused, runs };
+				const isAsked = runs > served;
 				const nowMs = this.#clock.monotonicMs();
-				if (!isAsked && paused) return LOOK_MS;
+				if (!isAsked && paused) {
+					if (isNewlyPaused) await save(false, lease);
+					return LOOK_MS;
+				}
 				if (!isAsked && nowMs < dueMs) return Math.min(LOOK_MS, dueMs - nowMs);
 				const waitMs = await job.step(signal, lease, isAsked);
-				const afterMs = this.#clock.monotonicMs();
-				dueMs = afterMs + waitMs;
+				dueMs = this.#clock.monotonicMs() + waitMs;
 				// A run that was asked for ends when there is nothing left to do at once.
-				if (waitMs > 0) seenRuns = runs;
-				const state = JSON.stringify({ running: waitMs === 0, progress: job.state?.() ?? {} } satisfies SavedState);
-				if (state !== saved && (waitMs > 0 || afterMs - savedAtMs >= SAVE_EVERY_MS)) {
-					await this.#store.saveJobState(name, state, this.#clock.nowMs(), lease);
-					saved = state;
-					savedAtMs = afterMs;
-				}
+				if (waitMs > 0) served = Math.max(served, runs);
+				await save(waitMs === 0, lease);
 				return Math.min(waitMs, LOOK_MS);
 			},
 		};
@@ -95,8 +107,7 @@ export class JobControl {
 		await this.#read();
 		return (Object.keys(JOBS) as JobName[]).map((name) => {
 			const row = this.#rows.get(name);
-			const { running, progress }: SavedState =
-				row === undefined || row.state === '' ? { running: false, progress: {} } : JSON.parse(row.state);
+			const { running, progress } = stateOf(row);
 			const state = row?.paused === true ? 'paused' : running ? 'running' : 'idle';
 			const updatedAt = row === undefined ? null : new Date(row.updatedAtMs).toISOString();
 			return { name, what: JOBS[name], state, updated_at: updatedAt, progress };
@@ -113,4 +124,9 @@ export class JobControl {
 		else await this.#store.pauseJob(name, what === 'pause', nowMs);
 		await this.#read();
 	}
+}
+
+function stateOf(row: JobRow | undefined): SavedState {
+	const nothing: SavedState = { running: false, served: 0, progress: {} };
+	return row === undefined || row.state === '' ? nothing : { ...nothing, ...JSON.parse(row.state) };
 }

@@ -1,4 +1,4 @@
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test, vi } from 'vitest';
 import type { WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
 import { expireIntentsJob, type Job } from './jobs.ts';
@@ -125,6 +125,36 @@ test('one that was stopped and goes on: its writes are refused, its step is told
 	await expect(running).rejects.toMatchObject({ kind: 'expired', reason: 'lease_lost' });
 	expect((await store.counts()).intents).toBe(1);
 	expect(await a.step(never)).toBeGreaterThan(0);
+});
+
+test('a renewal that is under way when its step ends is the last one', async () => {
+	const store = new MemoryMetadataStore(data, { nowMs: storeClock.nowMs });
+	const acquire = store.acquireLease.bind(store);
+	let answer = () => {};
+	const held = new Promise<void>((resolve) => {
+		answer = resolve;
+	});
+	const asked = vi.spyOn(store, 'acquireLease').mockImplementation(async (...args) => {
+		if (asked.mock.calls.length === 2) await held;
+		return acquire(...args);
+	});
+	let end = () => {};
+	const long = new Promise<number>((resolve) => {
+		end = () => resolve(0);
+	});
+	const job = exclusive({ name: 'repair', step: () => long }, { store, clock: storeClock, holder: 'a' });
+	const running = job.step(never);
+	await storeClock.advance(LEASE_MS / 3);
+	await storeClock.advance(LEASE_MS / 3);
+	expect(asked.mock.calls.length).toBe(2);
+	end();
+	await storeClock.advance(0);
+	answer();
+	await running;
+	await job.ended?.();
+	for (let i = 0; i < 3; i++) await storeClock.advance(LEASE_MS / 3);
+	expect(asked.mock.calls.length).toBe(2);
+	expect(await acquire('repair', { holder: 'b', ttlMs: LEASE_MS })).not.toBeNull();
 });
 
 test('the jobs pass their lease on', async () => {

@@ -47,9 +47,12 @@ export function exclusive(job: ExclusiveJob, deps: { store: MetadataStore; clock
 			if (held === null) return RENEW_MS;
 			const lost = new AbortController();
 			let cancel = () => {};
+			let over = false;
+			let renewing: Promise<void> = Promise.resolve();
 			const keep = () => {
+				if (over) return;
 				cancel = clock.schedule(RENEW_MS, () => {
-					renew().then(
+					renewing = renew().then(
 						(now) => {
 							if (now?.fencing === held.fencing) keep();
 							else lost.abort(new DistroError('canceled', `the lease ${job.name} was lost`));
@@ -69,7 +72,10 @@ export function exclusive(job: ExclusiveJob, deps: { store: MetadataStore; clock
 				if (error.reason === 'lease_lost') lease = null;
 				throw error;
 			} finally {
+				over = true;
 				cancel();
+				// One under way would take the lease again after it was given back.
+				await renewing;
 			}
 		},
 		ended: async () => {

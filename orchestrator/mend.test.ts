@@ -106,6 +106,20 @@ describe('lost workers', () => {
 		expect((await reportOf(it.cluster)).byHealth.healthy).toBe(it.contents.size);
 	});
 
+	test('one whose lease is over puts off nothing that waits in the queue', async () => {
+		const it = await mending(3, { objects: 2 });
+		const { sets } = await it.cluster.store.redundancyRows();
+		const [one] = sets.filter(({ k }) => k > 1);
+		const { segments } = await it.cluster.store.segmentsOnSet(one?.setId ?? '', { after: null, limit: 1 });
+		const [first] = segments[0]?.segment.placements ?? [];
+		if (first === undefined) throw new Error('no segment');
+		await it.cluster.store.addFindings([{ ...first, kind: 'corrupt', detail: 'test', foundAtMs: 0 }]);
+		for (let i = 0; i < 3; i++) it.cluster.leave(i);
+		const step = it.jobs.repair.step(new AbortController().signal, { name: 'repair', fencing: 7 });
+		await expect(step).rejects.toMatchObject({ reason: 'lease_lost' });
+		expect(await it.cluster.store.repairs({ nowMs: 0, limit: 10 })).toHaveLength(1);
+	});
+
 	test('a worker that is back keeps its shards, also those that were just rebuilt', async () => {
 		const it = await mending(7, {
 			objects: 6,
@@ -125,6 +139,29 @@ describe('lost workers', () => {
 		expect(it.outcomes.every(({ error }) => error?.kind === 'canceled')).toBe(true);
 		expect(await it.cluster.store.redundancyRows()).toEqual(before);
 		expect(await it.cluster.store.counts()).toMatchObject({ intents: 0, deletions: it.outcomes.length });
+	});
+
+	test('a worker that was forgotten just before an upload named it is missed like one that is lost', async () => {
+		const it = await mending(8, { objects: 3 });
+		await it.cluster.join();
+		const [gone] = it.cluster.workerIds.slice(-1) as [WorkerId];
+		const begin = it.cluster.store.begin.bind(it.cluster.store);
+		it.cluster.store.begin = async (intent) => {
+			if (it.cluster.workers.state(gone) !== 'unknown' && intent.shards.some(({ workerId }) => workerId === gone)) {
+				it.cluster.leave(8);
+				await it.cluster.workers.forget(gone);
+			}
+			return begin(intent);
+		};
+		while (it.cluster.workers.state(gone) !== 'unknown') {
+			const bytes = random.bytes(3 * LARGE_CELL_BYTES);
+			it.contents.set(await it.cluster.upload(bytes), bytes);
+		}
+		expect((await holders(it.cluster)).has(gone)).toBe(true);
+		await finish(it, 'repair');
+		expect((await holders(it.cluster)).has(gone)).toBe(false);
+		expect((await reportOf(it.cluster)).byHealth.healthy).toBe(it.contents.size);
+		await readAll(it);
 	});
 
 	test('the most endangered segments come first, whatever found them', async () => {

@@ -80,7 +80,7 @@ export function repairJob(deps: MendDeps): ExclusiveJob {
 		state: () => mover.state(),
 		step: async (signal, lease) => {
 			const plan = await mover.plan(({ sets, workers }) => planDepartures('lost', sets, workers));
-			const found = await mover.queueTasks();
+			const found = await mover.queueTasks(lease);
 			const planned = await mover.moveTasks(plan.moves);
 			const tasks = [...found, ...planned].toSorted((a, b) => a.spare - b.spare);
 			return (await mover.run(tasks, { signal, lease })) > 0 ? 0 : IDLE_MS;
@@ -157,12 +157,14 @@ class Mover {
 	): Promise<MendPlan> {
 		const { store, workers } = this.#deps;
 		const { sets } = await store.redundancyRows();
+		// One that just registered elsewhere is not known here yet, and not lost.
+		await workers.find(sets.flatMap((set) => set.workers.map((workerId) => ({ workerId }))));
 		this.#plan = how({ sets, workers: workers.mendWorkers() });
 		return this.#plan;
 	}
 
 	/** One batch of what reads, scrubs, audits and uploads left in the queue. */
-	async queueTasks(): Promise<Task[]> {
+	async queueTasks(lease: Lease): Promise<Task[]> {
 		const { store, clock, workers } = this.#deps;
 		const tasks: Task[] = [];
 		for (const item of await store.repairs({ nowMs: clock.nowMs(), limit: BATCH })) {
@@ -183,7 +185,7 @@ class Mover {
 			const to = other ?? own ?? null;
 			const spare = good.length - segment.k;
 			if (to === null) {
-				await this.#defer(item, undefined);
+				await this.#defer(item, lease);
 				continue;
 			}
 			tasks.push({
@@ -273,7 +275,7 @@ class Mover {
 		return error === null;
 	}
 
-	async #defer(item: RepairItem, lease: Lease | undefined): Promise<void> {
+	async #defer(item: RepairItem, lease: Lease): Promise<void> {
 		const { store, clock } = this.#deps;
 		await store.deferRepair(item, clock.nowMs() + this.#retryMs(item.attempts), lease);
 	}

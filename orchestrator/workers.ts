@@ -443,7 +443,8 @@ export class WorkerRegistry {
 				workerId: entry.row.workerId,
 				zone: entry.row.zone,
 				state,
-				takes: state === 'ready' && this.isGood(entry.row.workerId),
+				takes: state === 'ready',
+				slow: !this.isGood(entry.row.workerId),
 				bytesFree: this.#bytesFree(entry),
 				bytesTotal: entry.stats?.bytesTotal ?? entry.row.bytesTotal,
 			};

@@ -20,7 +20,8 @@ function idOf(index: number): WorkerId {
 function worker(index: number, changed: Partial<MendWorker> = {}): MendWorker {
 	const state = changed.state ?? 'ready';
 	const takes = state === 'ready';
-	return { workerId: idOf(index), zone: '', state, takes, bytesFree: 100 * GiB, bytesTotal: 200 * GiB, ...changed };
+	const room = { bytesFree: 100 * GiB, bytesTotal: 200 * GiB };
+	return { workerId: idOf(index), zone: '', state, takes, slow: false, ...room, ...changed };
 }
 
 function cluster(count: number, zones = 1): MendWorker[] {
@@ -211,4 +212,15 @@ test('a successor is the same whoever asks, no holder, in the zone that holds le
 	);
 	expect(successor({ set: others, from: null, workers: nearlyFull })).toBe(idOf(0));
 	expect(successor({ set: others, from: null, workers, alsoHeld: workers.map(({ workerId }) => workerId) })).toBeNull();
+});
+
+test('a slow worker takes what must go somewhere, but only where nobody else will do, and nothing is evened out onto it', () => {
+	const slow = cluster(6).map((each, index) => ({ ...each, slow: index >= 4 }));
+	const holders = (...indexes: number[]) => ({ workers: indexes.map(idOf) });
+	expect(successor({ set: holders(0, 1, 2), from: idOf(0), workers: slow })).toBe(idOf(3));
+	const onlySlow = successor({ set: holders(0, 1, 2, 3), from: idOf(0), workers: slow });
+	expect([idOf(4), idOf(5)]).toContain(onlySlow);
+	const sets = stored(cluster(4), { k: 2, n: 4, segments: 50, seed: 'slow' });
+	expect(planRebalance(sets, slow, EVENLY).moves).toEqual([]);
+	expect(planRebalance(sets, cluster(6), EVENLY).moves).not.toEqual([]);
 });

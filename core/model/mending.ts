@@ -16,8 +16,10 @@ export interface MendWorker {
 	readonly workerId: WorkerId;
 	readonly zone: string;
 	readonly state: WorkerState;
-	/** May be given shards now: ready, and not failing or far slower than the others. */
+	/** May be given shards now. */
 	readonly takes: boolean;
+	/** Failed lately, or far slower than the others: given shards that must go somewhere when nobody else will do. */
+	readonly slow: boolean;
 	readonly bytesFree: number;
 	readonly bytesTotal: number;
 }
@@ -55,7 +57,10 @@ const EVEN_WITHIN = 0.15;
 /** Fuller than this a worker takes moved shards only when no other can. */
 const FULL_ABOVE = 0.9;
 
-/** Off lost workers (`lost`), or off those to be emptied (`drain`), fewest spare shards first. */
+/**
+ * Off lost workers (`lost`), or off those to be emptied (`drain`), fewest spare shards first. A worker that is not among
+ * `workers` was forgotten while an upload to it was under way: it is lost.
+ */
 export function planDepartures(
 	kind: 'lost' | 'drain',
 	sets: readonly SetCount[],
@@ -67,8 +72,8 @@ export function planDepartures(
 	for (const set of sets) {
 		const spare = liveOf(set, byId).length - set.k;
 		for (const from of set.workers) {
-			const worker = byId.get(from);
-			if (worker?.state !== (kind === 'lost' ? 'lost' : 'draining')) continue;
+			const state = byId.get(from)?.state ?? 'lost';
+			if (state !== (kind === 'lost' ? 'lost' : 'draining')) continue;
 			const to = successor({ set, from, workers });
 			if (spare < 0) stuck.push({ kind, set, from, why: 'too_few_shards' });
 			else if (to === null) stuck.push({ kind, set, from, why: 'no_worker' });
@@ -130,7 +135,7 @@ function planBalance(
 	{ policy, leastBytes }: { policy: RedundancyPolicy; leastBytes: number },
 ): Move[] {
 	const byId = new Map(workers.map((worker) => [worker.workerId, worker]));
-	const takers = workers.filter(({ takes }) => takes);
+	const takers = workers.filter(({ takes, slow }) => takes && !slow);
 	const capacity = takers.reduce((sum, { bytesTotal }) => sum + bytesTotal, 0);
 	if (takers.length < 2 || capacity === 0) return [];
 	const held = new Map<WorkerId, number>(takers.map(({ workerId }) => [workerId, 0]));
@@ -192,8 +197,8 @@ function movesOf(o: {
 }
 
 /**
- * Who takes over a shard: may be given one, has room, is no holder; in the zone that holds least of the set; not nearly full while
- * another will do; and then by a draw that is the same for the same set and leaver (rendezvous hashing, Thaler and
+ * Who takes over a shard: may be given one, has room, is no holder; not slow while another will do; in the zone that holds least
+ * of the set; not nearly full while another will do; and then by a draw that is the same for the same set and leaver (rendezvous hashing, Thaler and
  * Ravishankar 1996). `from` null: the shard is missing, nobody leaves.
  */
 export function successor(request: {
@@ -210,6 +215,7 @@ export function successor(request: {
 	const held = zoneCounts(stay, byId);
 	const key = [...stay].sort(compare).join();
 	const cost = (worker: MendWorker) => [
+		worker.slow ? 1 : 0,
 		held.get(worker.zone) ?? 0,
 		worker.bytesFree < (1 - FULL_ABOVE) * worker.bytesTotal ? 1 : 0,
 	];

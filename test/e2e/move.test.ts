@@ -1,11 +1,11 @@
 /** Metadata of a real cluster moved from SQLite to PostgreSQL and back: as people do it, and killed on the way. */
 
 import { spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { isIntact, put, type Stored } from '../support/client.ts';
 import { seededRandom } from '../support/clock.ts';
@@ -93,6 +93,19 @@ test('a cluster that runs is not moved', async () => {
 	expect(existsSync(join(dataDir, 'postgres'))).toBe(false);
 	await expectAllThere(cluster);
 	await cluster.stop();
+});
+
+test('where the database of its own does not come up it says why and ends', async () => {
+	const folder = mkdtempSync(join(tmpdir(), 'distro-move-'));
+	for (const path of ['ca/cluster-id', 'orchestrator-1/metadata.db']) {
+		mkdirSync(join(folder, dirname(path)), { recursive: true });
+		writeFileSync(join(folder, path), '');
+	}
+	const env = { DATA_DIR: folder, POSTGREST: join(folder, 'nothing') };
+	const { code, output } = await run('hack/move.ts', ['--from', 'sqlite', '--to', 'supabase'], env).ended;
+	expect({ code, output }).toEqual({ code: 1, output: expect.stringContaining("PostgREST can't start") });
+	expect(existsSync(join(folder, 'postgres/pgdata/postmaster.pid'))).toBe(false);
+	rmSync(folder, { recursive: true, force: true });
 });
 
 test('killed with SIGKILL at any request it goes on, and ends with everything there', async () => {
