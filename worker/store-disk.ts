@@ -40,10 +40,24 @@ const TRASH_KEEP_MS = 7 * DAY_MS;
 const PURGE_EVERY_MS = 60 * 60_000;
 const RECLAIM_MARGIN_BYTES = 64 * 1024 * 1024;
 
-/** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
+/** The calls of node:fs that an open store makes: tests put faults, and the simulation a whole disk, in their place. */
 export type FileCalls = Pick<
 	typeof fs,
-	'open' | 'write' | 'read' | 'fsync' | 'link' | 'rename' | 'unlink' | 'mkdir' | 'close' | 'statfs' | 'fstat' | 'access'
+	| 'open'
+	| 'write'
+	| 'read'
+	| 'fsync'
+	| 'link'
+	| 'rename'
+	| 'unlink'
+	| 'mkdir'
+	| 'rmdir'
+	| 'close'
+	| 'statfs'
+	| 'fstat'
+	| 'stat'
+	| 'readdir'
+	| 'access'
 >;
 
 export interface DiskStoreOptions {
@@ -90,8 +104,6 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 			`${dataDir} belongs to worker ${volume.workerId}, and ${IDENTITY_FILE} says ${workerId}`,
 		);
 	}
-	// Whatever was on its way when the process ended was never acknowledged.
-	for (const name of fs.readdirSync(join(dataDir, 'tmp'))) fs.unlinkSync(join(dataDir, 'tmp', name));
 	const store = new DiskShardStore(options);
 	await store.load();
 	return store;
@@ -127,22 +139,20 @@ export class DiskShardStore implements ShardStore {
 		this.#files = options.files ?? fs;
 	}
 
-	/** Counts what is there, and removes old trash. */
+	/** Counts what is there, and removes leftovers and old trash. */
 	async load(): Promise<void> {
+		// Whatever was on its way when the process ended was never acknowledged.
+		for (const name of await this.#names('tmp')) await this.#unlink(this.#path('tmp', name));
 		for (let i = 0; i < 256; i++) {
-			const folder = this.#path('shards', hexByte(i));
-			for (const name of await fs.promises.readdir(folder)) {
-				const { size } = await fs.promises.stat(join(folder, name));
+			for (const name of await this.#names('shards', hexByte(i))) {
 				this.#shards++;
-				this.#usedBytes += size;
+				this.#usedBytes += await this.#sizeOf(this.#path('shards', hexByte(i), name));
 			}
 		}
 		await this.purgeTrash(this.#clock.nowMs());
 		for (const day of await this.#trashDays()) {
 			let bytes = 0;
-			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
-				bytes += (await fs.promises.stat(this.#path('trash', day, name))).size;
-			}
+			for (const name of await this.#names('trash', day)) bytes += await this.#sizeOf(this.#path('trash', day, name));
 			this.#trashBytes.set(day, bytes);
 		}
 		this.#purgeLater();
@@ -150,7 +160,7 @@ export class DiskShardStore implements ShardStore {
 
 	/** Oldest first; what is no day is somebody's and stays. */
 	async #trashDays(): Promise<string[]> {
-		const names = await fs.promises.readdir(this.#path('trash'));
+		const names = await this.#names('trash');
 		return names.filter((name) => !Number.isNaN(Date.parse(name))).sort();
 	}
 
@@ -167,7 +177,8 @@ export class DiskShardStore implements ShardStore {
 	async purgeTrash(nowMs: number): Promise<void> {
 		for (const day of await this.#trashDays()) {
 			if (Date.parse(day) + DAY_MS + this.#trashKeepMs > nowMs) continue;
-			await fs.promises.rm(this.#path('trash', day), { recursive: true, force: true });
+			for (const name of await this.#names('trash', day)) await this.#unlink(this.#path('trash', day, name));
+			await this.#asked<void>((done) => this.#files.rmdir(this.#path('trash', day), done));
 			this.#trashBytes.delete(day);
 		}
 	}
@@ -184,11 +195,11 @@ export class DiskShardStore implements ShardStore {
 	async #reclaimNow(bytes: number): Promise<void> {
 		let freedBytes = 0;
 		for (const day of await this.#trashDays()) {
-			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
+			for (const name of await this.#names('trash', day)) {
 				if (freedBytes >= bytes) return;
 				const file = this.#path('trash', day, name);
-				const { size } = await fs.promises.stat(file);
-				await fs.promises.unlink(file);
+				const size = await this.#sizeOf(file);
+				await this.#unlink(file);
 				freedBytes += size;
 				this.#trashBytes.set(day, Math.max(0, (this.#trashBytes.get(day) ?? 0) - size));
 			}
@@ -308,7 +319,7 @@ export class DiskShardStore implements ShardStore {
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#file(shardId);
 			try {
-				const { size } = await fs.promises.stat(file);
+				const size = await this.#sizeOf(file);
 				await this.#rename(file, join(trash, shardId));
 				this.#shards--;
 				this.#usedBytes -= size;
@@ -332,10 +343,27 @@ export class DiskShardStore implements ShardStore {
 		});
 	}
 
-	/** Rejects with the system's own error. */
 	#rename(from: string, to: string): Promise<void> {
+		return this.#asked((done) => this.#files.rename(from, to, done));
+	}
+
+	#unlink(path: string): Promise<void> {
+		return this.#asked((done) => this.#files.unlink(path, done));
+	}
+
+	async #sizeOf(path: string): Promise<number> {
+		const { size } = await this.#asked<fs.Stats>((done) => this.#files.stat(path, done));
+		return size;
+	}
+
+	#names(...folder: string[]): Promise<string[]> {
+		return this.#asked((done) => this.#files.readdir(this.#path(...folder), done));
+	}
+
+	/** Rejects with the system's own error. */
+	#asked<T>(call: (done: (error: NodeJS.ErrnoException | null, result?: T) => void) => void): Promise<T> {
 		return new Promise((resolve, reject) => {
-			this.#files.rename(from, to, (error) => (error === null ? resolve() : reject(error)));
+			call((error, result) => (error === null || error === undefined ? resolve(result as T) : reject(error)));
 		});
 	}
 
@@ -345,7 +373,7 @@ export class DiskShardStore implements ShardStore {
 		const found: ShardId[] = [];
 		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
 		for (let i = first; i < 256 && found.length < limit; i++) {
-			const names = (await fs.promises.readdir(this.#path('shards', hexByte(i)))).filter(isId).sort() as ShardId[];
+			const names = (await this.#names('shards', hexByte(i))).filter(isId).sort() as ShardId[];
 			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
 		}
 		return found;
