@@ -2,7 +2,15 @@
 
 import { describe, expect, test } from 'vitest';
 import { DistroError } from '../core/errors.ts';
-import { INTENT_RENEW_AGAIN_MS, INTENT_RENEW_MS, INTENT_TTL_MS, LARGE_CELL_BYTES, TAG_BYTES } from '../core/limits.ts';
+import type { UploadId } from '../core/ids.ts';
+import {
+	INTENT_RENEW_AGAIN_MS,
+	INTENT_RENEW_MS,
+	INTENT_TTL_MS,
+	LARGE_CELL_BYTES,
+	SEGMENT_CELLS,
+	TAG_BYTES,
+} from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type MemoryCluster, memoryCluster, PLAIN_UPLOAD, pour } from '../test/support/memory-cluster.ts';
@@ -151,4 +159,27 @@ describe('the metadata store is away when an intent is to be renewed', () => {
 		await renew(INTENT_TTL_MS - 2 * INTENT_RENEW_MS + 1);
 		await expect(upload.result).rejects.toMatchObject({ kind: 'unavailable' });
 	});
+});
+
+test('the Idempotency-Key of an upload that nobody hears of any more is free when an intent would have expired', async () => {
+	const cluster = await memoryCluster({ workers: 3 });
+	const idempotency = { owner: '', key: 'once', fingerprint: 'same' };
+	const upload = await begin(cluster, { idempotency });
+	const claimAt = (nowMs: number) =>
+		cluster.store.claimIdempotency({ ...idempotency, uploadId: 'other' as UploadId, expiresAtMs: nowMs + 1 }, nowMs);
+	expect(await claimAt(Date.now())).toEqual({ state: 'running' });
+	expect(await claimAt(Date.now() + INTENT_TTL_MS + 1)).toEqual({ state: 'claimed' });
+	upload.abort('the test is over');
+});
+
+test('an object stays on the workers of its first segment, while they will do', async () => {
+	const cluster = await memoryCluster({ workers: 12 });
+	const bytes = random.bytes(SEGMENT_CELLS * (LARGE_CELL_BYTES - TAG_BYTES) * 2 + 1_000_000);
+	const info = await cluster.upload(bytes);
+	const { sets, spreads } = await cluster.store.redundancyRows();
+	const [first, ...others] = sets.toSorted((a, b) => b.n - a.n).map(({ workers }) => workers);
+	expect(sets.reduce((sum, { segments }) => sum + segments, 0)).toBe(3);
+	for (const workers of others) for (const workerId of workers) expect(first).toContain(workerId);
+	expect(spreads).toHaveLength(1);
+	expect((await cluster.download(info)).equals(bytes)).toBe(true);
 });

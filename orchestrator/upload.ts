@@ -36,7 +36,7 @@ import {
 } from '../core/limits.ts';
 import { placeShards, replacement } from '../core/model/placement.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
-import { chooseRedundancy, quorum, type RedundancyPolicy } from '../core/model/redundancy.ts';
+import { chooseRedundancy, type PolicyWorker, quorum, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment, SegmentShape } from '../core/model/segment.ts';
 import type { Clock, MemoryLease, Random, ShardTransport } from '../core/ports.ts';
 import { Scatter, type ScatterTarget } from '../core/transfer/scatter.ts';
@@ -95,6 +95,9 @@ interface SealedSegment {
 	lastCellBytes: number;
 }
 
+/** A GiB of segments on one worker set. */
+const SEGMENTS_ON_SET = 16;
+
 /** A segment as the scattering side knows it. */
 interface OpenSegment {
 	readonly sealed: SealedSegment;
@@ -120,6 +123,8 @@ export class UploadSession implements Upload {
 	readonly #sha256: Hash | null;
 	readonly #etag = new EtagHasher();
 	#sizeBytes = 0;
+	/** Workers of the segments so far. */
+	#holders: readonly WorkerId[] = [];
 
 	/** Plaintext that may still become an inline object. */
 	#inline: Buffer[] | null = [];
@@ -365,6 +370,19 @@ export class UploadSession implements Upload {
 		else this.drained();
 	}
 
+	/**
+	 * An object stays on the workers of its first segment, while they will do, so that objects of many segments are on few
+	 * combinations of worker sets; a large one goes on to others, so that it is not all on a few disks.
+	 */
+	#place(n: number, candidates: readonly PolicyWorker[], segment: number): WorkerId[] {
+		const { random } = this.#deps;
+		const same = candidates.filter(({ workerId }) => this.#holders.includes(workerId));
+		const isKept = segment % SEGMENTS_ON_SET !== 0 && same.length === this.#holders.length && n <= same.length;
+		const holders = placeShards({ n, workers: isKept ? same : candidates, random });
+		if (!isKept) this.#holders = holders.slice();
+		return holders;
+	}
+
 	/** Chooses (n, k) and workers, writes the intent, opens the puts. */
 	async #openSegment(first: Batch): Promise<OpenSegment> {
 		const { deps, dataCells, parityCells, cellBytes } = { deps: this.#deps, ...(this.#memory as UploadMemory) };
@@ -380,7 +398,7 @@ export class UploadSession implements Upload {
 			deps.workers.policyWorkers(),
 			deps.policy,
 		);
-		const holders = placeShards({ n, workers: candidates, random: deps.random });
+		const holders = this.#place(n, candidates, first.segment.index);
 		const targetOn = (workerId: WorkerId): ScatterTarget | null => {
 			const worker = deps.workers.ref(workerId);
 			return worker === null ? null : { worker, shardId: newId<ShardId>(deps.random) };

@@ -20,6 +20,7 @@ import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
 import { syncFolder, writeFileDurably } from '../platform/files.ts';
 import { IDENTITY_FILE } from './identity.ts';
+import { RecentlyDeleted } from './recently-deleted.ts';
 import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 /**
@@ -43,10 +44,24 @@ const TRASH_KEEP_MS = 7 * DAY_MS;
 const PURGE_EVERY_MS = 60 * 60_000;
 const RECLAIM_MARGIN_BYTES = 64 * 1024 * 1024;
 
-/** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
+/** The calls of node:fs that an open store makes: tests put faults, and the simulation a whole disk, in their place. */
 export type FileCalls = Pick<
 	typeof fs,
-	'open' | 'write' | 'read' | 'fsync' | 'link' | 'rename' | 'unlink' | 'mkdir' | 'close' | 'statfs' | 'fstat' | 'access'
+	| 'open'
+	| 'write'
+	| 'read'
+	| 'fsync'
+	| 'link'
+	| 'rename'
+	| 'unlink'
+	| 'mkdir'
+	| 'rmdir'
+	| 'close'
+	| 'statfs'
+	| 'fstat'
+	| 'stat'
+	| 'readdir'
+	| 'access'
 >;
 
 export interface DiskStoreOptions {
@@ -93,8 +108,6 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 			`${dataDir} belongs to worker ${volume.workerId}, and ${IDENTITY_FILE} says ${workerId}`,
 		);
 	}
-	// Whatever was on its way when the process ended was never acknowledged.
-	for (const name of fs.readdirSync(join(dataDir, 'tmp'))) fs.unlinkSync(join(dataDir, 'tmp', name));
 	const store = new DiskShardStore(options);
 	await store.load();
 	return store;
@@ -118,6 +131,7 @@ export class DiskShardStore implements ShardStore {
 	readonly #trashBytes = new Map<string, number>();
 	#reclaiming: Promise<void> | null = null;
 	readonly #writing = new Map<ShardId, DiskWriter>();
+	readonly #deleted: RecentlyDeleted;
 	#cancelPurge: () => void = () => {};
 
 	constructor(options: DiskStoreOptions) {
@@ -128,26 +142,23 @@ export class DiskShardStore implements ShardStore {
 		this.#trashKeepMs = options.trashKeepMs ?? TRASH_KEEP_MS;
 		this.#directFromBytes = options.directFromBytes ?? DIRECT_MIN_BYTES;
 		this.#files = options.files ?? fs;
+		this.#deleted = new RecentlyDeleted(options.clock);
 	}
 
-	/** Counts what is there, and removes old trash. */
+	/** Counts what is there, and removes leftovers and old trash. */
 	async load(): Promise<void> {
+		// Whatever was on its way when the process ended was never acknowledged.
+		for (const name of await this.#names('tmp')) await this.#unlink(this.#path('tmp', name));
 		for (let i = 0; i < 256; i++) {
-			const folder = this.#path('shards', hexByte(i));
-			// One that somebody removed: its shards are lost, and the others' worker must start.
-			if ((await fs.promises.mkdir(folder, { recursive: true })) !== undefined) syncFolder(this.#path('shards'));
-			for (const name of await fs.promises.readdir(folder)) {
-				const { size } = await fs.promises.stat(join(folder, name));
+			for (const name of await this.#shardNames(hexByte(i), { restore: true })) {
 				this.#shards++;
-				this.#usedBytes += size;
+				this.#usedBytes += await this.#sizeOf(this.#path('shards', hexByte(i), name));
 			}
 		}
 		await this.purgeTrash(this.#clock.nowMs());
 		for (const day of await this.#trashDays()) {
 			let bytes = 0;
-			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
-				bytes += (await fs.promises.stat(this.#path('trash', day, name))).size;
-			}
+			for (const name of await this.#names('trash', day)) bytes += await this.#sizeOf(this.#path('trash', day, name));
 			this.#trashBytes.set(day, bytes);
 		}
 		this.#purgeLater();
@@ -155,7 +166,7 @@ export class DiskShardStore implements ShardStore {
 
 	/** Oldest first; what is no day is somebody's and stays. */
 	async #trashDays(): Promise<string[]> {
-		const names = await fs.promises.readdir(this.#path('trash'));
+		const names = await this.#names('trash');
 		return names.filter((name) => !Number.isNaN(Date.parse(name))).sort();
 	}
 
@@ -172,7 +183,8 @@ export class DiskShardStore implements ShardStore {
 	async purgeTrash(nowMs: number): Promise<void> {
 		for (const day of await this.#trashDays()) {
 			if (Date.parse(day) + DAY_MS + this.#trashKeepMs > nowMs) continue;
-			await fs.promises.rm(this.#path('trash', day), { recursive: true, force: true });
+			for (const name of await this.#names('trash', day)) await this.#unlink(this.#path('trash', day, name));
+			await this.#asked<void>((done) => this.#files.rmdir(this.#path('trash', day), done));
 			this.#trashBytes.delete(day);
 		}
 	}
@@ -189,11 +201,11 @@ export class DiskShardStore implements ShardStore {
 	async #reclaimNow(bytes: number): Promise<void> {
 		let freedBytes = 0;
 		for (const day of await this.#trashDays()) {
-			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
+			for (const name of await this.#names('trash', day)) {
 				if (freedBytes >= bytes) return;
 				const file = this.#path('trash', day, name);
-				const { size } = await fs.promises.stat(file);
-				await fs.promises.unlink(file);
+				const size = await this.#sizeOf(file);
+				await this.#unlink(file);
 				freedBytes += size;
 				this.#trashBytes.set(day, Math.max(0, (this.#trashBytes.get(day) ?? 0) - size));
 			}
@@ -211,6 +223,7 @@ export class DiskShardStore implements ShardStore {
 		const shortBytes = neededBytes + this.#promisedBytes + this.#reserveBytes - (this.#space?.freeBytes ?? 0);
 		// A margin, so that not every put of a full volume has to look for trash.
 		if (shortBytes > 0) await this.#reclaim(shortBytes + RECLAIM_MARGIN_BYTES);
+		this.#deleted.refuse(shardId);
 		if (this.#writing.has(shardId)) throw new DistroError('exists', `shard ${shardId} is being written`);
 		this.#promisedBytes += neededBytes;
 		const writer = new DiskWriter({
@@ -219,7 +232,7 @@ export class DiskShardStore implements ShardStore {
 			direct: maxBytes >= this.#directFromBytes,
 			final: this.#file(shardId),
 			folder: this.#folder(shardId),
-			remakeFolder: () => this.#remakeFolder(shardId),
+			remakeFolder: () => this.#remakeFolder(shardId.slice(0, 2)),
 			expiresAtMs: this.#clock.monotonicMs() + options.deadlineMs,
 			clock: this.#clock,
 			ended: (bytes) => {
@@ -334,26 +347,29 @@ export class DiskShardStore implements ShardStore {
 		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
+			this.#deleted.add(shardId);
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#file(shardId);
 			try {
-				const { size } = await fs.promises.stat(file);
+				const size = await this.#sizeOf(file);
 				await this.#rename(file, join(trash, shardId));
 				this.#shards--;
 				this.#usedBytes -= size;
 				this.#trashBytes.set(day, (this.#trashBytes.get(day) ?? 0) + size);
-				folders.add(this.#folder(shardId));
+				this.#folder(shardId).removed();
 			} catch (error) {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			}
+			// Also where it is gone already: whoever moved it away may have been killed before it was durable.
+			if (this.#folder(shardId).mayComeBack) folders.add(this.#folder(shardId));
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
 	}
 
-	/** The folder of a shard, where somebody removed it. */
-	async #remakeFolder(shardId: ShardId): Promise<void> {
+	/** One of the folders of shards, where somebody removed it. */
+	async #remakeFolder(folder: string): Promise<void> {
 		await this.#online();
-		await fs.promises.mkdir(this.#path('shards', shardId.slice(0, 2)), { recursive: true });
+		await fs.promises.mkdir(this.#path('shards', folder), { recursive: true });
 		await this.#folderAt(this.#path('shards')).sync();
 		await this.#folderAt(this.#dataDir).sync();
 	}
@@ -369,10 +385,39 @@ export class DiskShardStore implements ShardStore {
 		});
 	}
 
-	/** Rejects with the system's own error. */
 	#rename(from: string, to: string): Promise<void> {
+		return this.#asked((done) => this.#files.rename(from, to, done));
+	}
+
+	#unlink(path: string): Promise<void> {
+		return this.#asked((done) => this.#files.unlink(path, done));
+	}
+
+	async #sizeOf(path: string): Promise<number> {
+		const { size } = await this.#asked<fs.Stats>((done) => this.#files.stat(path, done));
+		return size;
+	}
+
+	#names(...folder: string[]): Promise<string[]> {
+		return this.#asked((done) => this.#files.readdir(this.#path(...folder), done));
+	}
+
+	/** Of the files in one folder of shards; none where somebody removed it, which `restore` makes good: its shards are lost. */
+	async #shardNames(folder: string, options: { restore?: boolean } = {}): Promise<string[]> {
+		try {
+			return await this.#names('shards', folder);
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
+			if (options.restore === true) await this.#remakeFolder(folder);
+			else await this.#online();
+			return [];
+		}
+	}
+
+	/** Rejects with the system's own error. */
+	#asked<T>(call: (done: (error: NodeJS.ErrnoException | null, result?: T) => void) => void): Promise<T> {
 		return new Promise((resolve, reject) => {
-			this.#files.rename(from, to, (error) => (error === null ? resolve() : reject(error)));
+			call((error, result) => (error === null || error === undefined ? resolve(result as T) : reject(error)));
 		});
 	}
 
@@ -382,21 +427,10 @@ export class DiskShardStore implements ShardStore {
 		const found: ShardId[] = [];
 		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
 		for (let i = first; i < 256 && found.length < limit; i++) {
-			const names = (await this.#names(hexByte(i))).filter(isId).sort() as ShardId[];
+			const names = (await this.#shardNames(hexByte(i))).filter(isId).sort() as ShardId[];
 			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
 		}
 		return found;
-	}
-
-	/** Of the files in one folder of shards; none where somebody removed it. */
-	async #names(folder: string): Promise<string[]> {
-		try {
-			return await fs.promises.readdir(this.#path('shards', folder));
-		} catch (error) {
-			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
-			await this.#online();
-			return [];
-		}
 	}
 
 	async loadScrub(): Promise<Buffer | null> {
@@ -503,10 +537,23 @@ class FolderSync {
 	#failure: DistroError | null = null;
 	#running: Promise<void> | null = null;
 	#next: Promise<void> | null = null;
+	/** Names taken out of it; those before this process count as one. */
+	#removals = 1;
+	#syncedRemovals = 0;
 
 	constructor(path: string, files: FileCalls) {
 		this.#path = path;
 		this.#files = files;
+	}
+
+	/** A name was taken out. */
+	removed(): void {
+		this.#removals++;
+	}
+
+	/** A name that was taken out would be there again after a power cut. */
+	get mayComeBack(): boolean {
+		return this.#syncedRemovals < this.#removals;
 	}
 
 	sync(): Promise<void> {
@@ -529,12 +576,16 @@ class FolderSync {
 
 	#run(): Promise<void> {
 		const files = this.#files;
+		const removals = this.#removals;
 		return new Promise((resolve, reject) => {
 			files.open(this.#path, 'r', (openError, fd) => {
 				if (openError !== null) return reject(foreign(openError));
 				files.fsync(fd, (error) => {
 					files.close(fd, () => {});
-					if (error === null || error === undefined) return resolve();
+					if (error === null || error === undefined) {
+						this.#syncedRemovals = removals;
+						return resolve();
+					}
 					this.#failure = foreign(error);
 					reject(this.#failure);
 				});
