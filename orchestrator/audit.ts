@@ -20,6 +20,7 @@ import type { Segment } from '../core/model/segment.ts';
 import type { Clock, Random, WorkerRef } from '../core/ports.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
 import type { Findings } from './findings.ts';
+import { pause } from './jobs.ts';
 import type { ExclusiveJob } from './leases.ts';
 import type { MetadataStore, WorkerRow } from './store.ts';
 
@@ -181,17 +182,4 @@ async function isPlaced({ store }: AuditDeps, workerId: WorkerId, drawn: DrawnSh
 	return (
 		segment?.placements.some((placed) => placed.shardId === drawn.shardId && placed.workerId === workerId) ?? false
 	);
-}
-
-function pause(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
-	return new Promise((resolve) => {
-		const done = () => {
-			cancel();
-			signal.removeEventListener('abort', done);
-			resolve();
-		};
-		const cancel = clock.schedule(ms, done);
-		signal.addEventListener('abort', done);
-		if (signal.aborted) done();
-	});
 }

@@ -1,6 +1,7 @@
 /** Repair, drain and rebalance against workers in memory: nothing is let go before it is elsewhere, and all of it ends. */
 
 import { describe, expect, test } from 'vitest';
+import { DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import { LARGE_CELL_BYTES } from '../core/limits.ts';
 import { DEFAULT_POLICY } from '../core/model/redundancy.ts';
@@ -118,6 +119,37 @@ describe('lost workers', () => {
 		const step = it.jobs.repair.step(new AbortController().signal, { name: 'repair', fencing: 7 });
 		await expect(step).rejects.toMatchObject({ reason: 'lease_lost' });
 		expect(await it.cluster.store.repairs({ nowMs: 0, limit: 10 })).toHaveLength(1);
+	});
+
+	test('a step that fails half-way ends when all of its lanes have ended', async () => {
+		let [stats, underWay] = [0, 0];
+		const it = await mending(9, {
+			objects: 12,
+			change: (cluster) => ({
+				transport: Object.assign(Object.create(cluster.transport), {
+					stat: async (...args: Parameters<typeof cluster.transport.stat>) => {
+						if (stats++ === 0) throw new DistroError('unavailable', 'test');
+						underWay++;
+						await new Promise((resolve) => setTimeout(resolve, 20));
+						underWay--;
+						return cluster.transport.stat(...args);
+					},
+				}),
+			}),
+		});
+		const { sets } = await it.cluster.store.redundancyRows();
+		for (const { setId } of sets) {
+			const { segments } = await it.cluster.store.segmentsOnSet(setId, { after: null, limit: 1 });
+			const [first] = segments[0]?.segment.placements ?? [];
+			if (first === undefined) throw new Error('no segment');
+			await it.cluster.store.addFindings([{ ...first, kind: 'corrupt', detail: 'test', foundAtMs: 0 }]);
+		}
+		it.cluster.store.deferRepair = () => Promise.reject(new DistroError('unavailable', 'the metadata are away'));
+		await expect(step(it, 'repair')).rejects.toThrow('the metadata are away');
+		expect([underWay, it.cluster.pool.usedBytes]).toEqual([0, 0]);
+		expect(stats).toBeGreaterThan(1);
+		// Nor is anything begun after it failed.
+		expect(stats).toBeLessThanOrEqual(3);
 	});
 
 	test('a worker that is back keeps its shards, also those that were just rebuilt', async () => {

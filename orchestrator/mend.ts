@@ -239,12 +239,22 @@ class Mover {
 		const taken = new Set<string>();
 		const queue = tasks.filter(({ stored }) => !taken.has(keyOf(stored)) && taken.add(keyOf(stored))).slice(0, BATCH);
 		let placed = 0;
+		let isBroken = false;
 		const lane = async () => {
-			for (let task = queue.shift(); task !== undefined && !options.signal.aborted; task = queue.shift()) {
-				if (await this.#place(task, options)) placed++;
+			try {
+				for (let task = queue.shift(); task !== undefined; task = queue.shift()) {
+					if (isBroken || options.signal.aborted) return;
+					if (await this.#place(task, options)) placed++;
+				}
+			} catch (error) {
+				isBroken = true;
+				throw error;
 			}
 		};
-		await Promise.all(Array.from({ length: this.#deps.lanes }, lane));
+		// All of them end before the step does: the next one has lanes of its own.
+		const lanes = await Promise.allSettled(Array.from({ length: this.#deps.lanes }, lane));
+		const broken = lanes.find((result) => result.status === 'rejected');
+		if (broken !== undefined) throw broken.reason;
 		return placed;
 	}
 

@@ -69,3 +69,16 @@ test('of a worker’s text not more is kept than people read', () => {
 	new ScrubDesk({ findings }).stream(workerId)(report, [{ ...found(), detail: 'x'.repeat(100_000) }]);
 	expect(findings.calls[0]?.findings[0]?.detail.length).toBe(300);
 });
+
+test('a worker that tells more than it may have found does not flood the metadata', async () => {
+	const findings = new SlowFindings();
+	const beat = new ScrubDesk({ findings }).stream(workerId);
+	const written = () => findings.calls.reduce((sum, call) => sum + call.findings.length, 0);
+	const many = Array.from({ length: 1_500 }, found);
+	for (let i = 0; i < 3; i++) beat(report, many);
+	expect(written()).toBe(1_024);
+	for (const { settle } of findings.calls) settle();
+	await settled();
+	expect(beat(report, many.slice(1_024)).acknowledged).toHaveLength(1_024);
+	expect(written()).toBe(1_500);
+});

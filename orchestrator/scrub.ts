@@ -10,6 +10,8 @@ import type { FindingKind } from './store.ts';
 
 /** Of a worker's text so much is kept. */
 const DETAIL_MAX = 300;
+/** Findings that one worker may have on their way into the metadata: several times what one tells at once. The rest it tells again. */
+const UNDER_WAY_MAX = 1_024;
 
 export interface ScrubReport {
 	/** Every shard of the volume was verified or written after this; 0: not yet. */
@@ -48,7 +50,7 @@ export class ScrubDesk {
 		let durable: ShardId[] = [];
 		return (report, found) => {
 			this.#reports.set(workerId, report);
-			const fresh = found.filter(({ shardId }) => !underWay.has(shardId));
+			const fresh = found.filter(({ shardId }) => !underWay.has(shardId)).slice(0, UNDER_WAY_MAX - underWay.size);
 			if (fresh.length > 0) {
 				const shardIds = fresh.map(({ shardId }) => shardId);
 				for (const shardId of shardIds) underWay.add(shardId);

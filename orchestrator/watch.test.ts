@@ -7,7 +7,7 @@ import { Watch } from './watch.ts';
 test('uptime, losses and audits are kept, once each, and the policy hears of them', async () => {
 	const cluster = await memoryCluster({ workers: 3, lostAfterMs: 0 });
 	const clock = new ManualClock();
-	const watch = new Watch({ ...cluster, clock });
+	let watch = new Watch({ ...cluster, clock });
 	const lease = await cluster.store.acquireLease('audit', { holder: 'test', ttlMs: 600_000 });
 	const look = async () => {
 		clock.advance(60_000);
@@ -21,6 +21,10 @@ test('uptime, losses and audits are kept, once each, and the policy hears of the
 	watch.audited(first, 'ok');
 	watch.audited(second, 'corrupt');
 	watch.audited(second, 'corrupt');
+	await look();
+	await look();
+	// Nor once more by the next process.
+	watch = new Watch({ ...cluster, clock });
 	await look();
 	await look();
 	const histories = (await cluster.store.workers()).map(({ history }) => parseHistory(history));

@@ -18,7 +18,8 @@ export class Watch {
 	readonly #workers: WorkerRegistry;
 	readonly #clock: Clock;
 	readonly #audits = new Map<WorkerId, Partial<Record<AuditOutcome, number>>>();
-	readonly #lost = new Set<WorkerId>();
+	/** Reachable when they were looked at last. Who was lost before that has been counted by whoever looked then. */
+	readonly #up = new Set<WorkerId>();
 	#lookedAtMs: number | null = null;
 
 	constructor(deps: { store: MetadataStore; workers: WorkerRegistry; clock: Clock }) {
@@ -38,18 +39,19 @@ export class Watch {
 		step: async (_signal, lease) => {
 			const nowMs = this.#clock.monotonicMs();
 			// A process that was stopped has seen nothing meanwhile.
-			const observedMs = this.#lookedAtMs === null ? 0 : Math.min(2 * EVERY_MS, nowMs - this.#lookedAtMs);
+			const sinceMs = this.#lookedAtMs === null ? 0 : nowMs - this.#lookedAtMs;
+			const observedMs = Math.min(2 * EVERY_MS, sinceMs);
+			if (sinceMs > observedMs) this.#up.clear();
 			this.#lookedAtMs = nowMs;
 			for (const { row, state } of this.#workers.rows()) {
 				const { workerId } = row;
 				const before = this.#workers.history(workerId);
 				if (before === null) continue;
-				const losses = state === 'lost' && !this.#lost.has(workerId) ? 1 : 0;
-				if (state === 'lost') this.#lost.add(workerId);
-				else this.#lost.delete(workerId);
+				const losses = state === 'lost' && this.#up.delete(workerId) ? 1 : 0;
 				const audits = this.#audits.get(workerId) ?? {};
 				this.#audits.delete(workerId);
 				const isOnline = this.#workers.isReachable(workerId);
+				if (isOnline) this.#up.add(workerId);
 				const history = formatHistory(observed(before, { observedMs, isOnline, losses, audits }));
 				this.#workers.setHistory(workerId, history);
 				await this.#store.saveHistory(workerId, history, lease);
