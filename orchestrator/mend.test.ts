@@ -53,6 +53,7 @@ async function mending(
 async function step({ cluster, jobs }: Mending, name: JobName & keyof Mending['jobs']): Promise<number> {
 	const lease = await cluster.store.acquireLease(name, { holder: 'test', ttlMs: 600_000 });
 	if (lease === null) throw new Error('no lease');
+	cluster.beat();
 	return jobs[name].step(new AbortController().signal, lease, true);
 }
 
