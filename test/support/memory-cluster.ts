@@ -44,6 +44,8 @@ export interface MemoryCluster {
 	readonly transport: MemoryTransport;
 	readonly pool: MemoryPool;
 	readonly store: MemoryMetadataStore;
+	/** What is in it, of all orchestrators. */
+	readonly metadata: MemoryMetadata;
 	readonly workers: WorkerRegistry;
 	readonly workerIds: readonly WorkerId[];
 	/** Another orchestrator on the same metadata and the same workers: after this one, or beside it. */
@@ -75,13 +77,23 @@ interface Options {
 	readonly lostAfterMs?: number;
 }
 
+/** An orchestrator as its workers see it. */
+interface Hearer {
+	learn(): Promise<void>;
+	hear(index: number): void;
+	beat(index: number): void;
+	miss(index: number): void;
+}
+
 /** What all orchestrators of a cluster share, and what outlives each of them. */
 interface Shared {
 	readonly clusterId: ClusterId;
 	readonly metadata: MemoryMetadata;
 	readonly transport: MemoryTransport;
-	readonly workers: { readonly workerId: WorkerId; up: boolean }[];
-	readonly orchestrators: { hear(index: number): void; beat(index: number): void; miss(index: number): void }[];
+	readonly workerIds: WorkerId[];
+	/** Indexes of those whose streams are open. */
+	readonly up: Set<number>;
+	readonly orchestrators: Hearer[];
 	aheadMs: number;
 }
 
@@ -90,7 +102,8 @@ export async function memoryCluster(options: Options & { workers: number }): Pro
 		clusterId: newId<ClusterId>(seededRandom('memory cluster id')),
 		metadata: new MemoryMetadata(),
 		transport: new MemoryTransport(),
-		workers: [],
+		workerIds: [],
+		up: new Set(),
 		orchestrators: [],
 		aheadMs: 0,
 	};
@@ -100,7 +113,7 @@ export async function memoryCluster(options: Options & { workers: number }): Pro
 }
 
 async function orchestrator(shared: Shared, options: Options): Promise<MemoryCluster> {
-	const { clusterId, transport } = shared;
+	const { clusterId, transport, workerIds, up } = shared;
 	// Ids of two orchestrators must differ.
 	const random = seededRandom(`memory cluster ${shared.orchestrators.length}`);
 	const clock: Clock = { ...realClock, nowMs: () => realClock.nowMs() + shared.aheadMs };
@@ -127,7 +140,6 @@ async function orchestrator(shared: Shared, options: Options): Promise<MemoryClu
 		findings,
 	};
 	const objects = new ObjectService(deps);
-	const workerIds = shared.workers.map(({ workerId }) => workerId);
 	const streams: Heartbeat[] = [];
 	const hear = (index: number) => {
 		const stream = workers.heartbeat(workerIds[index] as WorkerId);
@@ -135,22 +147,21 @@ async function orchestrator(shared: Shared, options: Options): Promise<MemoryClu
 		streams[index] = stream;
 	};
 	await workers.read();
-	for (const [index, { up }] of shared.workers.entries()) if (up) hear(index);
+	for (const index of up) hear(index);
 	shared.orchestrators.push({
+		learn: () => workers.read(),
 		hear,
 		beat: (index) => streams[index]?.beat(ROOMY),
 		miss: (index) => streams[index]?.closed(),
 	});
-	const beat = () => {
-		for (const [index, { up }] of shared.workers.entries()) {
-			if (up) for (const one of shared.orchestrators) one.beat(index);
-		}
+	const setUp = (index: number, isUp: boolean) => {
+		if (up.has(index) === isUp) return;
+		if (isUp) up.add(index);
+		else up.delete(index);
+		for (const one of shared.orchestrators) (isUp ? one.hear : one.miss)(index);
 	};
-	const setUp = (index: number, up: boolean) => {
-		const worker = shared.workers[index];
-		if (worker === undefined || worker.up === up) return;
-		worker.up = up;
-		for (const one of shared.orchestrators) (up ? one.hear : one.miss)(index);
+	const beat = () => {
+		for (const index of up) for (const one of shared.orchestrators) one.beat(index);
 	};
 	return {
 		objects,
@@ -158,6 +169,7 @@ async function orchestrator(shared: Shared, options: Options): Promise<MemoryClu
 		transport,
 		pool,
 		store,
+		metadata: shared.metadata,
 		workers,
 		workerIds,
 		another: () => orchestrator(shared, options),
@@ -167,11 +179,11 @@ async function orchestrator(shared: Shared, options: Options): Promise<MemoryClu
 		beat,
 		join: async (zone = '') => {
 			const workerId = newId<WorkerId>(random);
-			const index = shared.workers.push({ workerId, up: true }) - 1;
-			workerIds.push(workerId);
+			const index = workerIds.push(workerId) - 1;
 			const receiptKey = random.bytes(32);
 			await workers.register({ workerId, name: `worker-${index + 1}`, address: 'memory:1', zone, receiptKey });
-			hear(index);
+			for (const one of shared.orchestrators) await one.learn();
+			setUp(index, true);
 		},
 		leave: (index) => setUp(index, false),
 		die: (index) => {
