@@ -139,7 +139,11 @@ describe('lost workers', () => {
 		expect(it.outcomes.length).toBeGreaterThan(0);
 		expect(it.outcomes.every(({ error }) => error?.kind === 'canceled')).toBe(true);
 		expect(await it.cluster.store.redundancyRows()).toEqual(before);
-		expect(await it.cluster.store.counts()).toMatchObject({ intents: 0, deletions: it.outcomes.length });
+		// Some were given up before anything was sent.
+		const { intents, deletions } = await it.cluster.store.counts();
+		expect(intents).toBe(0);
+		expect(deletions).toBeGreaterThan(0);
+		expect(deletions).toBeLessThanOrEqual(it.outcomes.length);
 	});
 
 	test('a worker that was forgotten just before an upload named it is missed like one that is lost', async () => {
