@@ -89,7 +89,7 @@ const DELETE_TIMEOUT_MS = 30_000;
 export function deletionsJob(deps: {
 	store: MetadataStore;
 	workers: WorkerRegistry;
-	transport: GrpcShardTransport;
+	transport: Pick<GrpcShardTransport, 'delete'>;
 	onDeleted: (count: number) => void;
 }): ExclusiveJob {
 	const { store, workers, transport } = deps;

@@ -12,7 +12,7 @@ import { codecFor } from '../core/codec/erasure-codec.ts';
 import { rows, shardCellLength, shardRows } from '../core/codec/layout.ts';
 import { decodeTrailer, encodeTrailer } from '../core/codec/trailer.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../core/crypto/digest.ts';
-import { DistroError } from '../core/errors.ts';
+import { asDistroError, DistroError } from '../core/errors.ts';
 import { type ClusterId, newId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, IDLE_TRANSFER_MS, REPAIR_DEADLINE_MS } from '../core/limits.ts';
 import type { Receipt } from '../core/model/receipt.ts';
@@ -22,6 +22,7 @@ import type { Random, ShardPut, ShardTransport, WorkerRef } from '../core/ports.
 import { Gather } from '../core/transfer/gather.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { type ReadDeps, reportFinding, sourcesOf } from './download.ts';
+import { giveUp, type Intent } from './intents.ts';
 import type { Lease, RepairItem, StoredSegment } from './store.ts';
 
 export interface RepairDeps extends ReadDeps {
@@ -72,7 +73,8 @@ export async function placeShard(
 	const uploadId = newId<UploadId>(random);
 	const shardId = newId<ShardId>(random);
 	const expiresAtMs = clock.nowMs() + REPAIR_DEADLINE_MS;
-	await store.begin({ uploadId, objectId, shards: [{ shardId, workerId }], expiresAtMs });
+	const intent: Intent = { uploadId, objectId, shards: [{ shardId, workerId }], expiresAtMs };
+	await store.begin(intent);
 	try {
 		const recovery = await recoveryOf(deps, item);
 		const { copy } = task;
@@ -93,7 +95,7 @@ export async function placeShard(
 		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId, options.lease);
 		if (before !== undefined) deps.findings.forget(before.shardId);
 	} catch (error) {
-		await store.abort(uploadId, clock.nowMs());
+		await giveUp(deps, intent, asDistroError(error));
 		throw error;
 	}
 }

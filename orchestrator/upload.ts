@@ -41,6 +41,7 @@ import type { Segment, SegmentShape } from '../core/model/segment.ts';
 import type { Clock, MemoryLease, Random, ShardTransport } from '../core/ports.ts';
 import { Scatter, type ScatterTarget } from '../core/transfer/scatter.ts';
 import { madeYoungBuffers } from '../platform/young-collection.ts';
+import { giveUp } from './intents.ts';
 import type { Keyring, WrappedDataKey } from './keyring.ts';
 import type { ObjectInfo, Upload, UploadOptions } from './objects.types.ts';
 import type { Commit, IntendedShard, MetadataStore, ObjectRow } from './store.ts';
@@ -153,6 +154,7 @@ export class UploadSession implements Upload {
 	#cancelRenewal: () => void = () => {};
 	/** As the store knows it. */
 	#intentUntilMs = 0;
+	readonly #named: IntendedShard[] = [];
 
 	constructor(deps: UploadDeps, options: UploadOptions, parts: { memory: UploadMemory | null; uploadId: UploadId }) {
 		this.#deps = deps;
@@ -457,18 +459,19 @@ export class UploadSession implements Upload {
 	async #intend(targets: readonly ScatterTarget[]): Promise<void> {
 		const { store, clock } = this.#deps;
 		const shards = targets.map(({ shardId, worker }) => ({ shardId, workerId: worker.workerId }));
+		this.#named.push(...shards);
 		if (this.#intent === 'open') {
 			await store.extend(this.uploadId, shards);
 			return;
 		}
 		const expiresAtMs = clock.nowMs() + INTENT_TTL_MS;
 		this.#intent = 'open';
+		this.#intentUntilMs = expiresAtMs;
 		await store.begin({ uploadId: this.uploadId, objectId: this.objectId, shards, expiresAtMs });
 		if (this.#over) {
 			await store.abort(this.uploadId, clock.nowMs());
 			return;
 		}
-		this.#intentUntilMs = expiresAtMs;
 		this.#renewLater(INTENT_RENEW_MS);
 	}
 
@@ -654,10 +657,12 @@ export class UploadSession implements Upload {
 		for (const scatter of this.#scatters) scatter.abort(error.message);
 		this.#releaseMemory();
 		const { store, clock } = this.#deps;
-		if (this.#intent === 'open' || this.#options.idempotency !== null) {
-			// Where this fails too, the intent expires and is collected then.
-			store.abort(this.uploadId, clock.nowMs()).catch(() => {});
-		}
+		const { uploadId, objectId } = this;
+		// Where this fails too, the intent expires and is collected then.
+		if (this.#intent === 'open') {
+			const intent = { uploadId, objectId, shards: this.#named, expiresAtMs: this.#intentUntilMs };
+			giveUp(this.#deps, intent, error).catch(() => {});
+		} else if (this.#options.idempotency !== null) store.abort(uploadId, clock.nowMs()).catch(() => {});
 		this.#reject(error);
 		// A writer that waits for room must hear that nobody will read any more.
 		this.drained();

@@ -142,7 +142,7 @@ describe('crash points', () => {
 		[false, true].flatMap((done) => [0, 1e9].map((directFromBytes) => ({ survival, done, directFromBytes }))),
 	);
 	test.each(cases)(
-		'power cut at each file call: $survival, done $done, direct from $directFromBytes bytes',
+		'unsynced pages dropped at a power cut, at each file call: $survival, done $done, direct from $directFromBytes bytes',
 		async ({ survival, done, directFromBytes }) => {
 			let stored = 0;
 			let points = 0;
@@ -442,7 +442,7 @@ describe('failing disks', () => {
 });
 
 describe('volumes', () => {
-	test('a mount that vanished is offline: unavailable, never not_found', async () => {
+	test('a vanished mount does not answer "not found": it is offline, and unavailable', async () => {
 		const dataDir = newFolder();
 		const store = await open(dataDir);
 		const shard = makeShard(random);

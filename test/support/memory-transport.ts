@@ -50,6 +50,8 @@ export class MemoryTransport implements ShardTransport {
 	open = 0;
 	puts = 0;
 	gets = 0;
+	/** Shards that are being written, and what ends that. */
+	readonly writing = new Map<ShardId, (error: DistroError) => void>();
 
 	faultsOf(workerId: WorkerId): Faults {
 		const known = this.faults.get(workerId);
@@ -79,10 +81,12 @@ export class MemoryTransport implements ShardTransport {
 			if (over) return;
 			over = true;
 			this.open--;
+			this.writing.delete(request.shardId);
 			for (const done of heldDones.splice(0)) done();
 			tell();
 		};
 		const fail = (error: DistroError) => end(() => events.failed(error));
+		this.writing.set(request.shardId, fail);
 		const later = (step: () => void) =>
 			setImmediate(() => {
 				if (over) return;
@@ -138,9 +142,23 @@ export class MemoryTransport implements ShardTransport {
 	}
 
 	async stat(worker: WorkerRef, shardId: ShardId): Promise<Buffer> {
+		this.answering(worker);
 		const shard = this.shardsOf(worker.workerId).get(shardId);
 		if (shard === undefined) throw new DistroError('not_found', 'no such shard');
 		return shard.trailer;
+	}
+
+	/** As a worker does it: what is being written never arrives. */
+	async delete(worker: WorkerRef, shardIds: readonly ShardId[]): Promise<void> {
+		this.answering(worker);
+		for (const shardId of shardIds) {
+			this.writing.get(shardId)?.(new DistroError('canceled', 'it was deleted while it was written'));
+			this.shardsOf(worker.workerId).delete(shardId);
+		}
+	}
+
+	private answering(worker: WorkerRef): void {
+		if (this.faultsOf(worker.workerId).dead) throw new DistroError('unavailable', 'the connection broke');
 	}
 
 	get(worker: WorkerRef, request: ShardGetRequest, events: ShardGetEvents): ShardGet {
