@@ -682,6 +682,19 @@ begin
 	return null;
 end $$;
 
+-- The object's number first: in the condition it would be asked for anew for every row of the queue.
+create or replace function distro.defer_repair(args jsonb) returns jsonb language plpgsql as $$
+declare
+	item constant jsonb := args->'item';
+	object bigint;
+begin
+	object := distro.encoded_as(item);
+	update distro.repairs set attempts = (item->>'attempts')::integer + 1, due_at_ms = (args->>'dueAtMs')::bigint
+		where object_no = object and segment = (item->>'segment')::bigint
+			and shard_index = (item->>'shardIndex')::integer;
+	return null;
+end $$;
+
 create or replace function distro.write_one(method text, args jsonb) returns jsonb language plpgsql as $$
 begin
 	return case method
