@@ -40,6 +40,13 @@ export function readRunSettings(env: NodeJS.ProcessEnv): RunSettings {
 function metadataOf(reader: EnvReader): RunSettings['metadata'] {
 	const given = reader.optional('SUPABASE_URL') !== null;
 	const wanted = reader.choice('METADATA', given ? 'supabase' : 'sqlite', ['sqlite', 'supabase']);
+	if (
+		wanted === 'supabase' &&
+		!given &&
+		(reader.optional('SUPABASE_KEY') ?? reader.optional('SUPABASE_KEY_FILE')) !== null
+	) {
+		reader.mistake('SUPABASE_KEY is set and SUPABASE_URL is not: set both, or neither (a PostgreSQL of its own)');
+	}
 	if (wanted === 'supabase') return given ? 'given' : 'own';
 	if (given) reader.mistake('METADATA=sqlite and SUPABASE_URL contradict each other: keep one');
 	return 'sqlite';

@@ -2,6 +2,7 @@
 
 import { DistroError } from '../core/errors.ts';
 import type { ClusterId, WorkerId } from '../core/ids.ts';
+import type { WorkerDuty } from '../core/model/health.ts';
 import { annualFailureRate, availability, NEW_HISTORY } from '../core/model/history.ts';
 import { chooseRedundancy, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import { redundancyReport, type SetCount, setsInTheWay } from '../core/model/redundancy-report.ts';
@@ -11,6 +12,9 @@ import type { JobControl, JobView } from './job-control.ts';
 import type { ScrubDesk } from './scrub.ts';
 import type { MetadataStore } from './store.ts';
 import type { WorkerRegistry } from './workers.ts';
+
+/** What each of these ends, and nothing else. */
+const UNDONE_BY: Partial<Record<DutyChange, WorkerDuty>> = { uncordon: 'cordoned', 'cancel-drain': 'draining' };
 
 /** Objects that a refusal to stop names. */
 const NAMED_MAX = 100;
@@ -124,7 +128,7 @@ export class Cluster implements ClusterAdmin {
 			NAMED_MAX,
 		);
 		const segments = inTheWay.reduce((sum, set) => sum + set.segments, 0);
-		const because = `${segments} segment${segments === 1 ? '' : 's'} would have fewer than k + ${reserve} shards that can be read`;
+		const because = `${segments} segment${segments === 1 ? '' : 's'} would have fewer than k + ${reserve} shards that can be read (reserve=${reserve})`;
 		return { can_stop: false, because, objects, segments };
 	}
 
@@ -132,7 +136,14 @@ export class Cluster implements ClusterAdmin {
 		const { workers } = this.#deps;
 		const workerId = this.#called(name);
 		if (change === 'forget') await workers.forget(workerId);
-		else await workers.setDuty(workerId, DUTY_OF[change]);
+		else {
+			const undone = UNDONE_BY[change];
+			const duty = workers.rows().find(({ row }) => row.workerId === workerId)?.row.duty;
+			if (undone !== undefined && duty !== undone && duty !== 'active') {
+				throw new DistroError('conflict', `${name} is ${duty}, and ${change} ends only what is ${undone}`);
+			}
+			await workers.setDuty(workerId, DUTY_OF[change]);
+		}
 	}
 
 	#called(name: string): WorkerId {

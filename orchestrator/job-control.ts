@@ -45,14 +45,14 @@ export class JobControl {
 	}
 
 	/** What was asked of a job: at most a second old; nothing known is nothing asked. */
-	async asked(name: JobName): Promise<{ paused: boolean; runs: number }> {
+	async asked(name: JobName): Promise<Pick<JobRow, 'paused' | 'runs' | 'updatedAtMs'>> {
 		if (this.#clock.monotonicMs() - this.#readAtMs >= REFRESH_MS) {
 			this.#reading ??= this.#read().finally(() => {
 				this.#reading = null;
 			});
 			await this.#reading;
 		}
-		return this.#rows.get(name) ?? { paused: false, runs: 0 };
+		return this.#rows.get(name) ?? { paused: false, runs: 0, updatedAtMs: 0 };
 	}
 
 	async #read(): Promise<void> {

@@ -227,8 +227,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		{
 			name: 'scrub orders',
 			step: async () => {
-				const { paused, runs } = await jobControl.asked('scrub');
-				scrub.orders = { paused, pass: runs };
+				const { paused, runs, updatedAtMs } = await jobControl.asked('scrub');
+				scrub.orders = { paused, pass: runs, revision: updatedAtMs };
 				return SCRUB_ORDERS_MS;
 			},
 		},

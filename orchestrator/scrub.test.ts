@@ -58,9 +58,9 @@ test('orders go with every answer, and reports are kept', () => {
 	const desk = new ScrubDesk({ findings: new SlowFindings() });
 	const beat = desk.stream(workerId);
 	expect(desk.report(workerId)).toBeNull();
-	expect(beat(report, [])).toEqual({ acknowledged: [], paused: false, pass: 0 });
-	desk.orders = { paused: true, pass: 3 };
-	expect(beat({ ...report, sinceMs: 9 }, [])).toEqual({ acknowledged: [], paused: true, pass: 3 });
+	expect(beat(report, [])).toEqual({ acknowledged: [], paused: false, pass: 0, revision: 0 });
+	desk.orders = { paused: true, pass: 3, revision: 7 };
+	expect(beat({ ...report, sinceMs: 9 }, [])).toEqual({ acknowledged: [], paused: true, pass: 3, revision: 7 });
 	expect(desk.report(workerId)).toEqual({ ...report, sinceMs: 9 });
 });
 

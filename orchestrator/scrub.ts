@@ -32,11 +32,12 @@ export interface ScrubAnswer {
 	readonly acknowledged: readonly ShardId[];
 	readonly paused: boolean;
 	readonly pass: number;
+	readonly revision: number;
 }
 
 export class ScrubDesk {
-	/** `pass`: a larger number than before asks every worker for a new pass now. */
-	orders: { readonly paused: boolean; readonly pass: number } = { paused: false, pass: 0 };
+	/** `pass`: a larger number than before asks every worker for a new pass now. `revision`: as the wire has it. */
+	orders: Omit<ScrubAnswer, 'acknowledged'> = { paused: false, pass: 0, revision: 0 };
 	readonly #findings: Pick<Findings, 'add'>;
 	readonly #reports = new Map<WorkerId, ScrubReport>();
 

@@ -78,6 +78,7 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 						acknowledgedShardIds: answer.acknowledged.map(idBytes),
 						scrubPaused: answer.paused,
 						scrubPass: answer.pass,
+						scrubRevision: answer.revision,
 					});
 				});
 				call.on('end', () => {

@@ -152,7 +152,7 @@ export class Batches {
 			} catch (error) {
 				failure = asDistroError(error);
 				const tooLong = failure.reason === TOO_LONG;
-				if (isDatabaseAway(failure) && !tooLong) this.#breaker.failed(startedMs);
+				if (isDatabaseAway(failure) && !tooLong) this.#breaker.failed(startedMs, failure);
 				else this.#breaker.succeeded();
 				if (left.length > 1 && (tooLong || !isDatabaseAway(failure))) {
 					for (const one of left) await this.#send([one]);

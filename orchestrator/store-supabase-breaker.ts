@@ -26,6 +26,8 @@ export class Breaker {
 	#probes = 0;
 	#probing = false;
 	#open = false;
+	/** Of the last failure: whoever is refused meanwhile may say why. */
+	#cause: Error | null = null;
 
 	constructor(deps: { clock: Clock; random: Random }) {
 		this.#clock = deps.clock;
@@ -47,6 +49,7 @@ export class Breaker {
 		const waitMs = Math.max(RETRY_AFTER_MIN_MS, this.#probeAtMs - this.#clock.monotonicMs());
 		return new DistroError('unavailable', 'the metadata database does not answer: try again later', {
 			retryAfterMs: Math.ceil(waitMs),
+			...(this.#cause === null ? {} : { cause: this.#cause }),
 		});
 	}
 
@@ -58,7 +61,8 @@ export class Breaker {
 	}
 
 	/** `startedMs`: monotonic time at which the failed try began. */
-	failed(startedMs: number): void {
+	failed(startedMs: number, cause: Error | null = null): void {
+		this.#cause = cause;
 		this.#failingSinceMs ??= startedMs;
 		const nowMs = this.#clock.monotonicMs();
 		this.#probing = false;

@@ -297,7 +297,7 @@ class SupabaseMetadataStore implements MetadataStore {
 			const found = rows.toRedundancy(page);
 			for (const set of found.sets) if (!sets.has(set.setId)) sets.set(set.setId, set);
 			spreads.push(...found.spreads);
-			after = page.next;
+			after = page.next ?? null;
 		} while (after !== null);
 		return { sets: [...sets.values()], spreads };
 	}

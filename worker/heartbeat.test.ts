@@ -22,7 +22,7 @@ const registration: RegisterRequest = {
 	receiptKey: Buffer.alloc(32),
 };
 const stats = { bytesTotal: 100, bytesUsed: 10, bytesFree: 90, shards: 1 };
-const answer: HeartbeatResponse = { acknowledgedShardIds: [], scrubPaused: false, scrubPass: 0 };
+const answer: HeartbeatResponse = { acknowledgedShardIds: [], scrubPaused: false, scrubPass: 0, scrubRevision: 0 };
 const nothingFound: ScrubReport = { findings: [], sinceMs: 0, pass: 0, shardsDone: 0, shardsTotal: 0, running: false };
 let authority: TestAuthority;
 
@@ -122,7 +122,7 @@ test('findings go with every beat until they are acknowledged, and orders come w
 			call.on('data', (beat: HeartbeatRequest) => {
 				beats.push(beat);
 				const ids = acknowledged ? beat.findings.map((finding) => finding.shardId) : [];
-				call.write({ acknowledgedShardIds: ids, scrubPaused: true, scrubPass: 4 });
+				call.write({ acknowledgedShardIds: ids, scrubPaused: true, scrubPass: 4, scrubRevision: 7 });
 			});
 			call.on('end', () => call.end());
 			call.on('error', () => {});
@@ -143,7 +143,7 @@ test('findings go with every beat until they are acknowledged, and orders come w
 		findings: [{ missing: true, detail: 'gone' }],
 	});
 	expect(second?.findings).toEqual(first?.findings);
-	expect(heard[0]).toEqual({ acknowledged: [], paused: true, pass: 4 });
+	expect(heard[0]).toEqual({ acknowledged: [], paused: true, pass: 4, revision: 7 });
 	acknowledged = true;
 	await expect.poll(() => heard.at(-1)?.acknowledged, { timeout: 10_000 }).toEqual([shardId]);
 	// A volume that is gone proves nothing.

@@ -171,6 +171,7 @@ class Link {
 					acknowledged: answer.acknowledgedShardIds.map((id) => idFromBytes<ShardId>(id)),
 					paused: answer.scrubPaused,
 					pass: answer.scrubPass,
+					revision: answer.scrubRevision,
 				});
 				if (this.connected) return;
 				this.connected = true;

@@ -148,7 +148,7 @@ describe.each([
 	}
 
 	const complete = () => pass(() => scrub.report().sinceMs > 0, { what: 'a complete pass' });
-	const now = (number = 1) => scrub.heard({ acknowledged: [], paused: false, pass: number });
+	const now = (number = 1) => scrub.heard({ acknowledged: [], paused: false, pass: number, revision: 0 });
 
 	test('a sound volume: every shard once, nothing found, and the next pass a period later', async () => {
 		const shards = await put(12);
@@ -248,7 +248,7 @@ describe.each([
 		await scrub.stop();
 		start();
 		await pass(() => ids().length === 2, { what: 'what was found before' });
-		scrub.heard({ acknowledged: [ids()[0] as ShardId], paused: false, pass: 0 });
+		scrub.heard({ acknowledged: [ids()[0] as ShardId], paused: false, pass: 0, revision: 0 });
 		expect(ids()).toEqual([shards[2]?.shardId]);
 		await scrub.stop();
 		start();
@@ -308,11 +308,11 @@ describe.each([
 	test('paused it reads nothing, and then it goes on', async () => {
 		await put(5, 1);
 		start();
-		scrub.heard({ acknowledged: [], paused: true, pass: 0 });
+		scrub.heard({ acknowledged: [], paused: true, pass: 0, revision: 0 });
 		const untilMs = clock.nowMs() + 2 * PERIOD_MS;
 		await pass(() => clock.nowMs() > untilMs, { stepMs: HOUR_MS, what: 'two periods' });
 		expect(outcomes).toEqual([]);
-		scrub.heard({ acknowledged: [], paused: false, pass: 0 });
+		scrub.heard({ acknowledged: [], paused: false, pass: 0, revision: 0 });
 		await complete();
 		expect(outcomes).toHaveLength(5);
 	});
@@ -320,7 +320,8 @@ describe.each([
 	test('a pass that is asked for runs although others are paused, until it is paused itself', async () => {
 		await put(6, 1);
 		start({ ceiling: SMALL_CELL_BYTES });
-		const orders = (paused: boolean, number: number) => scrub.heard({ acknowledged: [], paused, pass: number });
+		const orders = (paused: boolean, number: number) =>
+			scrub.heard({ acknowledged: [], paused, pass: number, revision: 0 });
 		await pass(() => clock.waiting > 0, { what: 'it to wait' });
 		orders(true, 0);
 		orders(true, 1);
@@ -337,6 +338,24 @@ describe.each([
 		orders(false, 2);
 		await pass(() => !scrub.report().running, { what: 'its end' });
 		expect(outcomes).toHaveLength(12);
+	});
+
+	test('what an orchestrator says that has not heard of the last change changes nothing', async () => {
+		await put(6, 1);
+		start({ ceiling: SMALL_CELL_BYTES });
+		const orders = (revision: number, paused: boolean, number: number) =>
+			scrub.heard({ acknowledged: [], paused, pass: number, revision });
+		await pass(() => clock.waiting > 0, { what: 'it to wait' });
+		orders(1, true, 0);
+		orders(2, true, 1);
+		// One that still knows of neither, and then of the first only.
+		for (let i = 0; i < 3; i++) {
+			orders(0, false, 0);
+			orders(2, true, 1);
+			orders(1, true, 0);
+			orders(2, true, 1);
+		}
+		await pass(() => outcomes.length === 6 && !scrub.report().running, { stepMs: 100, what: 'the pass' });
 	});
 
 	test('a pass that is asked for begins at once, from the beginning, once for each number', async () => {
@@ -422,7 +441,7 @@ describe.each([
 		await pass(() => clock.nowMs() > untilMs, { what: 'an hour' });
 		expect(outcomes).toHaveLength(256);
 		const heard = scrub.report().findings.map(({ shardId }) => shardId);
-		scrub.heard({ acknowledged: heard, paused: false, pass: 1 });
+		scrub.heard({ acknowledged: heard, paused: false, pass: 1, revision: 0 });
 		await pass(() => scrub.report().sinceMs > 0, { stepMs: 10, what: 'the rest' });
 		expect(outcomes).toHaveLength(300);
 		expect(scrub.report().findings).toHaveLength(44);

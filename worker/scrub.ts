@@ -57,6 +57,8 @@ export interface ScrubOrders {
 	readonly paused: boolean;
 	/** A larger number than ever before asks for a new pass now. */
 	readonly pass: number;
+	/** Orders with a smaller one than heard before are of an orchestrator that has not heard of the last change yet. */
+	readonly revision: number;
 }
 
 export interface ScrubDeps {
@@ -95,6 +97,7 @@ export class Scrubber {
 	readonly #deps: ScrubDeps;
 	#progress: Progress | null = null;
 	readonly #findings = new Map<ShardId, ScrubFinding>();
+	#revision = 0;
 	#paused = false;
 	#orderedPass = 0;
 	#page: { ids: readonly ShardId[]; readAtMs: number } = { ids: [], readAtMs: Number.NEGATIVE_INFINITY };
@@ -132,9 +135,12 @@ export class Scrubber {
 	heard(orders: ScrubOrders): void {
 		const full = this.#findings.size >= MAX_FINDINGS;
 		for (const shardId of orders.acknowledged) this.#findings.delete(shardId);
+		if (full && orders.acknowledged.length > 0) this.#wake();
+		if (orders.revision < this.#revision) return;
+		this.#revision = orders.revision;
 		// Whoever pauses does not wait for the pass any more; one that is asked for later runs all the same.
 		if (orders.paused && !this.#paused && this.#progress !== null) this.#progress.urgent = false;
-		const changed = (full && orders.acknowledged.length > 0) || (this.#paused && !orders.paused);
+		const changed = this.#paused && !orders.paused;
 		this.#paused = orders.paused;
 		const ordered = orders.pass > Math.max(this.#orderedPass, this.#progress?.pass ?? 0);
 		if (ordered) this.#orderedPass = orders.pass;

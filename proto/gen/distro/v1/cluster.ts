@@ -82,6 +82,8 @@ export interface HeartbeatResponse {
   scrubPaused: boolean;
   /** A number that the worker has not seen before, larger than all it has, asks for a new pass now. */
   scrubPass: number;
+  /** Grows with every change of the two: an orchestrator that has not heard of the last one yet must not undo it. */
+  scrubRevision: number;
 }
 
 function createBaseRegisterRequest(): RegisterRequest {
@@ -489,7 +491,7 @@ export const ScrubProgress: MessageFns<ScrubProgress> = {
 };
 
 function createBaseHeartbeatResponse(): HeartbeatResponse {
-  return { acknowledgedShardIds: [], scrubPaused: false, scrubPass: 0 };
+  return { acknowledgedShardIds: [], scrubPaused: false, scrubPass: 0, scrubRevision: 0 };
 }
 
 export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
@@ -502,6 +504,9 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
     }
     if (message.scrubPass !== 0) {
       writer.uint32(24).uint64(message.scrubPass);
+    }
+    if (message.scrubRevision !== 0) {
+      writer.uint32(32).uint64(message.scrubRevision);
     }
     return writer;
   },
@@ -541,6 +546,14 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
             }
 
             message.scrubPass = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.scrubRevision = longToNumber(reader.uint64());
             continue;
           }
         }
