@@ -3,6 +3,7 @@
 import { expect, test } from 'vitest';
 import { ManualClock } from '../test/support/clock.ts';
 import { JobControl } from './job-control.ts';
+import type { JobProgress } from './leases.ts';
 import { MemoryMetadataStore } from './store-memory.ts';
 
 async function steered(waits: number[]) {
@@ -11,9 +12,10 @@ async function steered(waits: number[]) {
 	const control = new JobControl({ store, clock });
 	const other = new JobControl({ store, clock });
 	const asked: (boolean | undefined)[] = [];
+	let told: JobProgress = {};
 	const job = control.steer({
 		name: 'repair',
-		state: () => ({ steps: asked.length }),
+		state: () => ({ steps: asked.length, ...told }),
 		step: async (_signal, _lease, isAsked) => {
 			asked.push(isAsked);
 			return waits.shift() ?? 60_000;
@@ -35,7 +37,10 @@ async function steered(waits: number[]) {
 		return { asked: there, step: () => same.step(new AbortController().signal, lease) };
 	};
 	const view = async () => (await other.list()).find(({ name }) => name === 'repair');
-	return { clock, other, asked, step, elsewhere, view };
+	const tell = (more: JobProgress) => {
+		told = more;
+	};
+	return { clock, other, asked, step, elsewhere, view, tell };
 }
 
 test('a job runs when it is due, and is looked at often enough to be asked', async () => {
@@ -101,6 +106,14 @@ test('a run that was asked for is done once, whoever has the lease by then', asy
 	it.clock.advance(120_000);
 	await it.step();
 	expect(it.asked).toEqual([false]);
+});
+
+test('a job that has work and can do none of it is stuck, not idle', async () => {
+	const it = await steered([0, 60_000]);
+	it.tell({ stuck: [{ why: 'no_worker' }] });
+	await it.step();
+	await it.step();
+	expect(await it.view()).toMatchObject({ state: 'stuck' });
 });
 
 test('a job that does not exist is told, with those that do', async () => {

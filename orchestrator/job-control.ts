@@ -6,16 +6,16 @@
 import { DistroError } from '../core/errors.ts';
 import type { Clock } from '../core/ports.ts';
 import { JOBS, type JobName } from './job-names.ts';
-import type { ExclusiveJob } from './leases.ts';
+import type { ExclusiveJob, JobProgress } from './leases.ts';
 import type { JobRow, Lease, MetadataStore } from './store.ts';
 
 export interface JobView {
 	readonly name: JobName;
 	readonly what: string;
-	/** `idle`: it looks for work from time to time, and has none now. */
-	readonly state: 'running' | 'idle' | 'paused';
+	/** `idle`: it looks for work from time to time, and has none now. `stuck`: it has, and can do none of it. */
+	readonly state: 'running' | 'idle' | 'stuck' | 'paused';
 	readonly updated_at: string | null;
-	readonly progress: object;
+	readonly progress: JobProgress;
 }
 
 /** What another orchestrator was asked is known here after this. */
@@ -29,7 +29,7 @@ interface SavedState {
 	readonly running: boolean;
 	/** The last request to run now that was met: whoever has the lease next must know. */
 	readonly served: number;
-	readonly progress: object;
+	readonly progress: JobView['progress'];
 }
 
 export class JobControl {
@@ -108,7 +108,8 @@ export class JobControl {
 		return (Object.keys(JOBS) as JobName[]).map((name) => {
 			const row = this.#rows.get(name);
 			const { running, progress } = stateOf(row);
-			const state = row?.paused === true ? 'paused' : running ? 'running' : 'idle';
+			const state =
+				row?.paused === true ? 'paused' : running ? 'running' : (progress.stuck?.length ?? 0) > 0 ? 'stuck' : 'idle';
 			const updatedAt = row === undefined ? null : new Date(row.updatedAtMs).toISOString();
 			return { name, what: JOBS[name], state, updated_at: updatedAt, progress };
 		});

@@ -9,6 +9,12 @@ import type { JobName } from './job-names.ts';
 import type { Job } from './jobs.ts';
 import type { Lease, MetadataStore } from './store.ts';
 
+/** What a job tells of itself. `stuck`: what it should do and can't now. */
+export interface JobProgress {
+	readonly stuck?: readonly object[];
+	readonly [figure: string]: unknown;
+}
+
 export interface ExclusiveJob {
 	readonly name: JobName;
 	/**
@@ -17,7 +23,7 @@ export interface ExclusiveJob {
 	 */
 	step(signal: AbortSignal, lease: Lease, asked?: boolean): Promise<number>;
 	/** What people see of it, as JSON. */
-	state?(): object;
+	state?(): JobProgress;
 	/** Jobs with one lease run in one process; its own name otherwise. */
 	readonly leaseName?: JobName;
 }

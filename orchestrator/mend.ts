@@ -17,7 +17,7 @@ import {
 import type { RedundancyPolicy } from '../core/model/redundancy.ts';
 import { backoffMs } from '../core/retry.ts';
 import { pause } from './jobs.ts';
-import type { ExclusiveJob } from './leases.ts';
+import type { ExclusiveJob, JobProgress } from './leases.ts';
 import { placeShard, type RepairDeps, type ShardTask } from './repair.ts';
 import type { Lease, RepairItem, StoredSegment } from './store.ts';
 
@@ -42,7 +42,7 @@ export interface MendOutcome {
 }
 
 /** What people see of one of these jobs. */
-export interface MendState {
+export interface MendState extends JobProgress {
 	readonly moved_shards: number;
 	readonly moved_bytes: number;
 	readonly failed_shards: number;

@@ -213,7 +213,7 @@ export const openApi = {
 				properties: {
 					name: { type: 'string' },
 					what: { type: 'string' },
-					state: { type: 'string', enum: ['running', 'idle', 'paused'] },
+					state: { type: 'string', enum: ['running', 'idle', 'stuck', 'paused'] },
 					updated_at: { type: ['string', 'null'], format: 'date-time' },
 					progress: { type: 'object' },
 				},
