@@ -7,8 +7,8 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { useOrchestratorDataDir } from './environment.ts';
-import { startGuard } from './guard.ts';
 import { tryLock } from './lock.ts';
+import { hasOwnDatabase, startOwnDatabase } from './own-database.ts';
 
 useOrchestratorDataDir();
 const cluster = dirname(process.env.DATA_DIR ?? '');
@@ -18,7 +18,11 @@ try {
 	if (isOfRun && !tryLock(join(cluster, 'supervisor.lock'))) {
 		throw new Error(`a cluster runs on ${cluster}, or its metadata are being moved: stop it first`);
 	}
-	const stop = isOfRun && !isGiven ? await startOwnDatabase() : async () => {};
+	const isOwn = isOfRun && !isGiven;
+	if (isOwn && !hasOwnDatabase(cluster) && !existsSync(join(process.env.DATA_DIR ?? '', 'metadata.db'))) {
+		throw new Error(`there is no metadata in ${cluster}: nothing to move`);
+	}
+	const stop = isOwn ? await startOwnDatabase(cluster) : async () => {};
 	try {
 		await import('../orchestrator/move.ts');
 	} finally {
@@ -27,39 +31,4 @@ try {
 } catch (error) {
 	process.stderr.write(`${(error as Error).message}\n`);
 	process.exitCode = 1;
-}
-
-/** Answers how to stop it. When this process is killed it stops as well. */
-async function startOwnDatabase(): Promise<() => Promise<void>> {
-	// Loaded only where they are used: they need packages of development.
-	const { hasPostgres, startPostgres, startPostgrest } = await import('./dev-database.ts');
-	const { POSTGRES, POSTGREST } = await import('./database-members.ts');
-	const { migrate } = await import('./migrate.ts');
-	const folder = join(cluster, POSTGRES);
-	if (!hasPostgres(folder) && !existsSync(join(process.env.DATA_DIR ?? '', 'metadata.db'))) {
-		throw new Error(`there is no metadata in ${cluster}: nothing to move`);
-	}
-	const guard = startGuard();
-	const running: { name: string; stop(): Promise<void> }[] = [];
-	const stop = async () => {
-		for (const { name, stop: end } of running.toReversed()) {
-			await end();
-			guard.tell(name, null);
-		}
-		guard.pipe.end();
-	};
-	try {
-		const database = await startPostgres({ folder });
-		running.push({ name: POSTGRES, stop: database.stop });
-		guard.tell(POSTGRES, database.child.pid ?? null);
-		await migrate(database.url);
-		const rest = await startPostgrest({ folder, database });
-		running.push({ name: POSTGREST, stop: rest.stop });
-		guard.tell(POSTGREST, rest.child.pid ?? null);
-		Object.assign(process.env, { SUPABASE_URL: rest.url, SUPABASE_KEY: rest.serviceKey, SUPABASE_KEY_FILE: '' });
-		return stop;
-	} catch (error) {
-		await stop();
-		throw error;
-	}
 }
