@@ -61,7 +61,7 @@ export function interceptFiles(onCall: (call: FileCall) => void): FileCalls {
 			});
 		};
 	};
-	return Object.fromEntries(NAMES.map((name) => [name, wrap(name)])) as unknown as FileCalls;
+	return { ...fs, ...Object.fromEntries(NAMES.map((name) => [name, wrap(name)])) };
 }
 
 /** The `at`-th call (from 1) fails, until `heal`, which answers how many calls there were. Syncs are quick and do nothing. */

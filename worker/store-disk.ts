@@ -43,10 +43,26 @@ const TRASH_KEEP_MS = 7 * DAY_MS;
 const PURGE_EVERY_MS = 60 * 60_000;
 const RECLAIM_MARGIN_BYTES = 64 * 1024 * 1024;
 
-/** The calls of node:fs on the byte path: faults are wrapped around these in tests. */
+/** The calls of node:fs that an open store makes: tests put faults, and the simulation a whole disk, in their place. */
 export type FileCalls = Pick<
 	typeof fs,
-	'open' | 'write' | 'read' | 'fsync' | 'link' | 'rename' | 'unlink' | 'mkdir' | 'close' | 'statfs' | 'fstat' | 'access'
+	| 'open'
+	| 'write'
+	| 'read'
+	| 'fsync'
+	| 'link'
+	| 'rename'
+	| 'unlink'
+	| 'mkdir'
+	| 'rmdir'
+	| 'close'
+	| 'statfs'
+	| 'fstat'
+	| 'stat'
+	| 'readdir'
+	| 'readFile'
+	| 'writeFile'
+	| 'access'
 >;
 
 export interface DiskStoreOptions {
@@ -93,8 +109,6 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 			`${dataDir} belongs to worker ${volume.workerId}, and ${IDENTITY_FILE} says ${workerId}`,
 		);
 	}
-	// Whatever was on its way when the process ended was never acknowledged.
-	for (const name of fs.readdirSync(join(dataDir, 'tmp'))) fs.unlinkSync(join(dataDir, 'tmp', name));
 	const store = new DiskShardStore(options);
 	await store.load();
 	return store;
@@ -130,24 +144,21 @@ export class DiskShardStore implements ShardStore {
 		this.#files = options.files ?? fs;
 	}
 
-	/** Counts what is there, and removes old trash. */
+	/** Counts what is there, and removes leftovers and old trash. */
 	async load(): Promise<void> {
+		// Whatever was on its way when the process ended was never acknowledged.
+		for (const name of await this.#names('tmp')) await this.#unlink(this.#path('tmp', name));
 		for (let i = 0; i < 256; i++) {
-			const folder = this.#path('shards', hexByte(i));
-			// One that somebody removed: its shards are lost, and the others' worker must start.
-			if ((await fs.promises.mkdir(folder, { recursive: true })) !== undefined) syncFolder(this.#path('shards'));
-			for (const name of await fs.promises.readdir(folder)) {
-				const { size } = await fs.promises.stat(join(folder, name));
+			// None where somebody removed it: its shards are lost, and the others' worker must start.
+			for (const name of await this.#shardNames(hexByte(i))) {
 				this.#shards++;
-				this.#usedBytes += size;
+				this.#usedBytes += await this.#sizeOf(this.#path('shards', hexByte(i), name));
 			}
 		}
 		await this.purgeTrash(this.#clock.nowMs());
 		for (const day of await this.#trashDays()) {
 			let bytes = 0;
-			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
-				bytes += (await fs.promises.stat(this.#path('trash', day, name))).size;
-			}
+			for (const name of await this.#names('trash', day)) bytes += await this.#sizeOf(this.#path('trash', day, name));
 			this.#trashBytes.set(day, bytes);
 		}
 		this.#purgeLater();
@@ -155,7 +166,7 @@ export class DiskShardStore implements ShardStore {
 
 	/** Oldest first; what is no day is somebody's and stays. */
 	async #trashDays(): Promise<string[]> {
-		const names = await fs.promises.readdir(this.#path('trash'));
+		const names = await this.#names('trash');
 		return names.filter((name) => !Number.isNaN(Date.parse(name))).sort();
 	}
 
@@ -172,7 +183,8 @@ export class DiskShardStore implements ShardStore {
 	async purgeTrash(nowMs: number): Promise<void> {
 		for (const day of await this.#trashDays()) {
 			if (Date.parse(day) + DAY_MS + this.#trashKeepMs > nowMs) continue;
-			await fs.promises.rm(this.#path('trash', day), { recursive: true, force: true });
+			for (const name of await this.#names('trash', day)) await this.#unlink(this.#path('trash', day, name));
+			await this.#asked<void>((done) => this.#files.rmdir(this.#path('trash', day), done));
 			this.#trashBytes.delete(day);
 		}
 	}
@@ -189,11 +201,11 @@ export class DiskShardStore implements ShardStore {
 	async #reclaimNow(bytes: number): Promise<void> {
 		let freedBytes = 0;
 		for (const day of await this.#trashDays()) {
-			for (const name of await fs.promises.readdir(this.#path('trash', day))) {
+			for (const name of await this.#names('trash', day)) {
 				if (freedBytes >= bytes) return;
 				const file = this.#path('trash', day, name);
-				const { size } = await fs.promises.stat(file);
-				await fs.promises.unlink(file);
+				const size = await this.#sizeOf(file);
+				await this.#unlink(file);
 				freedBytes += size;
 				this.#trashBytes.set(day, Math.max(0, (this.#trashBytes.get(day) ?? 0) - size));
 			}
@@ -337,7 +349,7 @@ export class DiskShardStore implements ShardStore {
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#file(shardId);
 			try {
-				const { size } = await fs.promises.stat(file);
+				const size = await this.#sizeOf(file);
 				await this.#rename(file, join(trash, shardId));
 				this.#shards--;
 				this.#usedBytes -= size;
@@ -353,7 +365,8 @@ export class DiskShardStore implements ShardStore {
 	/** The folder of a shard, where somebody removed it. */
 	async #remakeFolder(shardId: ShardId): Promise<void> {
 		await this.#online();
-		await fs.promises.mkdir(this.#path('shards', shardId.slice(0, 2)), { recursive: true });
+		await this.#makeFolder(this.#path('shards'));
+		await this.#makeFolder(this.#path('shards', shardId.slice(0, 2)));
 		await this.#folderAt(this.#path('shards')).sync();
 		await this.#folderAt(this.#dataDir).sync();
 	}
@@ -369,10 +382,27 @@ export class DiskShardStore implements ShardStore {
 		});
 	}
 
-	/** Rejects with the system's own error. */
 	#rename(from: string, to: string): Promise<void> {
+		return this.#asked((done) => this.#files.rename(from, to, done));
+	}
+
+	#unlink(path: string): Promise<void> {
+		return this.#asked((done) => this.#files.unlink(path, done));
+	}
+
+	async #sizeOf(path: string): Promise<number> {
+		const { size } = await this.#asked<fs.Stats>((done) => this.#files.stat(path, done));
+		return size;
+	}
+
+	#names(...folder: string[]): Promise<string[]> {
+		return this.#asked((done) => this.#files.readdir(this.#path(...folder), done));
+	}
+
+	/** Rejects with the system's own error. */
+	#asked<T>(call: (done: (error: NodeJS.ErrnoException | null, result?: T) => void) => void): Promise<T> {
 		return new Promise((resolve, reject) => {
-			this.#files.rename(from, to, (error) => (error === null ? resolve() : reject(error)));
+			call((error, result) => (error === null || error === undefined ? resolve(result as T) : reject(error)));
 		});
 	}
 
@@ -382,16 +412,16 @@ export class DiskShardStore implements ShardStore {
 		const found: ShardId[] = [];
 		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
 		for (let i = first; i < 256 && found.length < limit; i++) {
-			const names = (await this.#names(hexByte(i))).filter(isId).sort() as ShardId[];
+			const names = (await this.#shardNames(hexByte(i))).filter(isId).sort() as ShardId[];
 			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
 		}
 		return found;
 	}
 
 	/** Of the files in one folder of shards; none where somebody removed it. */
-	async #names(folder: string): Promise<string[]> {
+	async #shardNames(folder: string): Promise<string[]> {
 		try {
-			return await fs.promises.readdir(this.#path('shards', folder));
+			return await this.#names('shards', folder);
 		} catch (error) {
 			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			await this.#online();
@@ -401,7 +431,7 @@ export class DiskShardStore implements ShardStore {
 
 	async loadScrub(): Promise<Buffer | null> {
 		await this.#online();
-		return fs.promises.readFile(this.#path(SCRUB)).catch((error) => {
+		return this.#asked<Buffer>((done) => this.#files.readFile(this.#path(SCRUB), done)).catch((error) => {
 			if (error.code === 'ENOENT') return null;
 			throw foreign(error);
 		});
@@ -412,8 +442,10 @@ export class DiskShardStore implements ShardStore {
 		await this.#online();
 		const file = this.#path(SCRUB);
 		try {
-			await fs.promises.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 });
-			await fs.promises.rename(`${file}.new`, file);
+			await this.#asked<void>((done) =>
+				this.#files.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 }, done),
+			);
+			await this.#rename(`${file}.new`, file);
 		} catch (error) {
 			throw foreign(error as Error);
 		}
