@@ -1,0 +1,266 @@
+/**
+ * The clients: people who store, read and delete, come again with the same Idempotency-Key, are slow, or leave. They keep
+ * what they were told, and what comes back is compared with it.
+ */
+
+import type { ObjectId } from '../../core/ids.ts';
+import { LARGE_CELL_BYTES, SMALL_CELL_BYTES, SMALL_OBJECT_BYTES, TAG_BYTES } from '../../core/limits.ts';
+import type { ByteSink } from '../../core/ports.ts';
+import type { ObjectInfo } from '../../orchestrator/objects.types.ts';
+import { seededRandom } from '../support/clock.ts';
+import { kindOf, type Running, type SimOrchestrator, type Site } from './cluster.ts';
+import type { Dice } from './dice.ts';
+import { Violation } from './world.ts';
+
+/** One file that a client wants to have stored. */
+export interface Wish {
+	readonly name: string;
+	readonly bytes: Buffer;
+	readonly key: string | null;
+	/** `unknown`: the answer did not come, or said that it may come to pass yet. */
+	state: 'asked' | 'stored' | 'refused' | 'unknown' | 'deleting' | 'deleted';
+	objectId: ObjectId | null;
+	underWay: number;
+}
+
+const KiB = 1024;
+const CELL = SMALL_CELL_BYTES - TAG_BYTES;
+const LARGE = LARGE_CELL_BYTES - TAG_BYTES;
+const SIZES = [
+	0, 1, 4096, 4097, CELL - 1, CELL, CELL + 1, 2 * CELL, 4 * CELL - 1, 4 * CELL, 4 * CELL + 1, SMALL_OBJECT_BYTES,
+	SMALL_OBJECT_BYTES + 1, 4 * LARGE + 1,
+];
+/** What a request may fail with though nothing is wrong with Distro. */
+const PASSING = ['unavailable', 'timeout', 'canceled', 'exhausted', 'expired', 'conflict'];
+
+export class Clients {
+	readonly wishes: Wish[] = [];
+	readonly counts = { stored: 0, refused: 0, unknown: 0, reads: 0, failedReads: 0, deleted: 0 };
+	readonly #site: Site;
+	readonly #dice: Dice;
+
+	constructor(site: Site) {
+		this.#site = site;
+		this.#dice = site.world.dice.fork('clients');
+	}
+
+	get stored(): Wish[] {
+		return this.wishes.filter(({ state }) => state === 'stored');
+	}
+
+	/** An orchestrator that answers, or one that seems to: load balancers are late. */
+	#anyOrchestrator(): SimOrchestrator | undefined {
+		return this.#dice.pick(this.#site.orchestrators.filter(({ running }) => running !== null));
+	}
+
+	/** Runs a request on an orchestrator; the answer is null when the connection breaks before it. */
+	#ask<T>(
+		orchestrator: SimOrchestrator,
+		what: (running: Running) => Promise<T>,
+		then: (answer: { ok: T } | { error: unknown } | null) => void,
+	): void {
+		const { world } = this.#site;
+		const running = orchestrator.running as Running;
+		let isOver = false;
+		const end = (answer: { ok: T } | { error: unknown } | null) => {
+			if (isOver) return;
+			isOver = true;
+			orchestrator.onDeath.delete(onDeath);
+			then(answer);
+		};
+		const onDeath = () => end(null);
+		orchestrator.onDeath.add(onDeath);
+		const reply = (answer: { ok: T } | { error: unknown }) =>
+			world.at(this.#dice.between(0.1, 2), () => end(this.#dice.chance(0.01) ? null : answer));
+		running.node.run(() => {
+			what(running).then(
+				(ok) => reply({ ok }),
+				(error) => reply({ error }),
+			);
+		});
+	}
+
+	store(): void {
+		const dice = this.#dice;
+		const count = this.wishes.length + 1;
+		const size = dice.chance(0.4) ? (dice.pick(SIZES) as number) : dice.below(dice.chance(0.1) ? 1500 * KiB : 400 * KiB);
+		const wish: Wish = {
+			name: `object-${count}`,
+			bytes: seededRandom(`${this.#site.seed} object ${count}`).bytes(size),
+			key: dice.chance(0.4) ? `key-${count}` : null,
+			state: 'asked',
+			objectId: null,
+			underWay: 0,
+		};
+		this.wishes.push(wish);
+		this.put(wish);
+		if (wish.key !== null && dice.chance(0.15)) this.put(wish);
+	}
+
+	put(wish: Wish): void {
+		const orchestrator = this.#anyOrchestrator();
+		if (orchestrator === undefined) return;
+		const { world } = this.#site;
+		wish.underWay++;
+		this.#ask(
+			orchestrator,
+			(running) => this.#upload(running, wish),
+			(answer) => {
+				wish.underWay--;
+				if (answer !== null && 'ok' in answer) {
+					this.#stored(wish, answer.ok);
+					return;
+				}
+				const kind = answer === null ? 'no answer' : kindOf(answer.error);
+				world.tell(`${wish.name} was not stored: ${kind}`);
+				if (answer !== null && !PASSING.includes(kind)) {
+					world.fail(new Violation(`${wish.name} was refused as ${kind}: ${(answer.error as Error).stack}`));
+				}
+				if (wish.state !== 'asked' && wish.state !== 'unknown') return;
+				// Even a 503 may have come to pass: the metadata's answer may have been lost.
+				wish.state = 'unknown';
+				this.counts.unknown++;
+				if (wish.key !== null && this.#dice.chance(0.7)) {
+					world.at(this.#dice.between(10, 30_000), () => {
+						if (wish.state === 'unknown') this.put(wish);
+					});
+				}
+			},
+		);
+	}
+
+	#stored(wish: Wish, info: ObjectInfo): void {
+		const { world } = this.#site;
+		if (wish.objectId !== null && wish.objectId !== info.objectId) {
+			world.fail(new Violation(`${wish.name} was stored twice under one Idempotency-Key`));
+		}
+		if (info.sizeBytes !== wish.bytes.length) world.fail(new Violation(`${wish.name} was stored with another size`));
+		if (wish.objectId === null) {
+			this.counts.stored++;
+			world.tell(`${wish.name} is stored as ${info.objectId}`);
+			wish.state = 'stored';
+		}
+		wish.objectId = info.objectId;
+	}
+
+	async #upload(running: Running, wish: Wish): Promise<ObjectInfo> {
+		const dice = this.#dice;
+		const { bytes, name, key } = wish;
+		const idempotency = key === null ? null : { owner: '', key, fingerprint: name };
+		const begun = await running.objects.beginUpload(
+			{
+				sizeHintBytes: dice.chance(0.8) ? bytes.length : null,
+				name,
+				contentType: null,
+				expectedSha256: null,
+				wantSha256: false,
+				idempotency,
+			},
+			new AbortController().signal,
+		);
+		if ('done' in begun) return begun.done;
+		const { upload } = begun;
+		let isOver = false;
+		upload.result.catch(() => {
+			isOver = true;
+		});
+		const isSlow = dice.chance(0.1);
+		const leavesAt = dice.chance(0.05) ? dice.below(bytes.length + 1) : Number.POSITIVE_INFINITY;
+		for (let at = 0; at < bytes.length && !isOver; at += 65_536) {
+			if (at > leavesAt) {
+				upload.abort('the client left');
+				break;
+			}
+			if (isSlow) {
+				await new Promise<void>((done) => {
+					running.node.clock.schedule(dice.between(100, 20_000), done);
+				});
+			}
+			const drained = new Promise<void>((done) => {
+				upload.drained = done;
+			});
+			if (!upload.write(Buffer.from(bytes.subarray(at, at + 65_536)))) await drained;
+		}
+		upload.end();
+		return upload.result;
+	}
+
+	/** The whole of it, or a range. */
+	read(wish: Wish, options: { mustWork?: boolean } = {}): void {
+		const orchestrator = this.#anyOrchestrator();
+		const { objectId, bytes, name } = wish;
+		if (orchestrator === undefined || objectId === null) return;
+		const { world } = this.#site;
+		const dice = this.#dice;
+		const isWhole = options.mustWork === true || dice.chance(0.6);
+		const offset = isWhole ? 0 : dice.below(bytes.length);
+		const length = isWhole ? bytes.length : dice.below(bytes.length - offset + 1);
+		const leaves = options.mustWork !== true && dice.chance(0.05);
+		this.counts.reads++;
+		this.#ask(
+			orchestrator,
+			(running) => download(running, { objectId, offset, length, leavesAfterMs: leaves ? dice.between(1, 200) : null }),
+			(answer) => {
+				const isWanted = wish.state === 'stored';
+				if (answer !== null && 'ok' in answer) {
+					if (!answer.ok.equals(bytes.subarray(offset, offset + length))) {
+						world.fail(new Violation(`${name} was read with other bytes than were stored`));
+					}
+					return;
+				}
+				this.counts.failedReads++;
+				const kind = answer === null ? 'no answer' : kindOf(answer.error);
+				world.tell(`${name} was not read: ${kind}`);
+				const isRight = answer === null || PASSING.includes(kind) || !isWanted;
+				if (!isRight || options.mustWork === true) {
+					const { message, cause } = (answer?.error ?? {}) as Error;
+					world.fail(new Violation(`${name} (${objectId}) was not read: ${kind}: ${message} ${cause}`));
+				}
+			},
+		);
+	}
+
+	remove(wish: Wish): void {
+		const orchestrator = this.#anyOrchestrator();
+		const { objectId, name } = wish;
+		if (orchestrator === undefined || objectId === null) return;
+		const { world } = this.#site;
+		wish.state = 'deleting';
+		this.#ask(
+			orchestrator,
+			({ objects }) => objects.remove(objectId),
+			(answer) => {
+				const kind = answer === null ? 'no answer' : 'ok' in answer ? 'ok' : kindOf(answer.error);
+				// The second time it is gone.
+				if (kind === 'ok' || kind === 'not_found') {
+					wish.state = 'deleted';
+					this.counts.deleted++;
+				}
+				world.tell(`${name} is deleted: ${kind}`);
+			},
+		);
+	}
+}
+
+async function download(
+	running: Running,
+	what: { objectId: ObjectId; offset: number; length: number; leavesAfterMs: number | null },
+): Promise<Buffer> {
+	const parts: Buffer[] = [];
+	const gone = new AbortController();
+	if (what.leavesAfterMs !== null) running.node.clock.schedule(what.leavesAfterMs, () => gone.abort());
+	const sink: ByteSink = {
+		write: (chunk) => {
+			parts.push(Buffer.from(chunk));
+			// Takes more a little later.
+			if (parts.length % 3 !== 0) return true;
+			running.node.clock.schedule(3, () => sink.drained());
+			return false;
+		},
+		drained: () => {},
+	};
+	const { offset, length } = what;
+	const found = await running.objects.open(what.objectId);
+	await found.read({ offset, length, sink, signal: gone.signal });
+	return Buffer.concat(parts);
+}

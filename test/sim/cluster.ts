@@ -1,0 +1,371 @@
+/** The processes: orchestrators and workers, built of the real parts as their main.ts does, on simulated machines. */
+
+import { createPrivateKey, type KeyObject } from 'node:crypto';
+import { type MasterKeyring, parseMasterKeys } from '../../core/crypto/keys.ts';
+import { rawPublicKey } from '../../core/crypto/sign.ts';
+import { asDistroError, type DistroError } from '../../core/errors.ts';
+import { type ClusterId, newId, type WorkerId } from '../../core/ids.ts';
+import { DEFAULT_POLICY } from '../../core/model/redundancy.ts';
+import type { Random } from '../../core/ports.ts';
+import { Cluster } from '../../orchestrator/cluster.ts';
+import { Findings } from '../../orchestrator/findings.ts';
+import { JobControl } from '../../orchestrator/job-control.ts';
+import { deletionsJob, expireIntentsJob, runJobs } from '../../orchestrator/jobs.ts';
+import { Keyring } from '../../orchestrator/keyring.ts';
+import { exclusive } from '../../orchestrator/leases.ts';
+import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
+import { ObjectService } from '../../orchestrator/objects.ts';
+import type { MetadataStore } from '../../orchestrator/store.ts';
+import { MemoryMetadata, MemoryMetadataStore } from '../../orchestrator/store-memory.ts';
+import { Watch } from '../../orchestrator/watch.ts';
+import { type Heartbeat, WorkerRegistry } from '../../orchestrator/workers.ts';
+import type { GrpcShardTransport } from '../../platform/shard-transport.ts';
+import { shardHandlers } from '../../worker/service.ts';
+import { DiskShardStore } from '../../worker/store-disk.ts';
+import { seededRandom } from '../support/clock.ts';
+import { ROOT, SimDisk } from './disk.ts';
+import { remoteStore, type StoreCall, type StoreFaults } from './metadata.ts';
+import type { Connection, Network } from './network.ts';
+import { PlainPool } from './pool.ts';
+import { SimTransport } from './transport.ts';
+import { SimNode, type World } from './world.ts';
+
+const MiB = 1024 * 1024;
+export const LOST_AFTER_MS = 60_000;
+const HEARTBEAT_MS = 2_000;
+const ANSWER_TIMEOUT_MS = 10_000;
+/** RFC 8410, up to the key itself. */
+const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
+
+/** What all processes of one cluster share. */
+export class Site {
+	readonly world: World;
+	readonly network: Network;
+	readonly data = new MemoryMetadata();
+	/** Direct, for whoever checks. */
+	readonly store: MemoryMetadataStore;
+	readonly clusterId: ClusterId;
+	readonly master: MasterKeyring = parseMasterKeys('ab'.repeat(32));
+	readonly orchestrators: SimOrchestrator[] = [];
+	readonly workers: SimWorker[] = [];
+	readonly seed: string;
+	onStoreCall: (call: StoreCall) => void = () => {};
+	onFailedStep: (job: string, error: DistroError) => void = () => {};
+
+	constructor(world: World, network: Network, seed: string) {
+		this.world = world;
+		this.network = network;
+		this.seed = seed;
+		this.store = new MemoryMetadataStore(this.data, { nowMs: () => world.nowMs });
+		this.clusterId = newId<ClusterId>(seededRandom(`${seed} cluster`));
+	}
+
+	node(host: string, run: number): SimNode {
+		const dice = this.world.dice.fork(`machine ${host} ${run}`);
+		return new SimNode(this.world, `${host} (${run})`, {
+			skewMs: dice.between(-10_000, 10_000),
+			rate: dice.between(0.998, 1.002),
+		});
+	}
+}
+
+/** What runs in one orchestrator process. */
+export interface Running {
+	readonly node: SimNode;
+	readonly objects: ObjectService;
+	readonly registry: WorkerRegistry;
+	readonly cluster: Cluster;
+	readonly findings: Findings;
+	readonly keyring: Keyring;
+	readonly pools: readonly PlainPool[];
+	readonly transport: SimTransport;
+	readonly jobs: JobControl;
+}
+
+export class SimOrchestrator {
+	readonly host: string;
+	readonly faults: StoreFaults = { loss: 0, slowMs: 0 };
+	node: SimNode | null = null;
+	/** Null until it has begun. */
+	running: Running | null = null;
+	/** What to tell clients whose connections break. */
+	readonly onDeath = new Set<() => void>();
+	readonly #site: Site;
+	#runs = 0;
+
+	constructor(site: Site, host: string) {
+		this.#site = site;
+		this.host = host;
+	}
+
+	/** It would answer now. */
+	get isUp(): boolean {
+		return this.running !== null && this.node?.state === 'running';
+	}
+
+	start(): void {
+		if (this.node !== null) return;
+		const node = this.#site.node(this.host, ++this.#runs);
+		this.node = node;
+		const tryToBegin = () => {
+			this.#begin(node).catch(() => node.clock.schedule(1_000, tryToBegin));
+		};
+		tryToBegin();
+	}
+
+	async #begin(node: SimNode): Promise<void> {
+		const { world, network, clusterId, master, store: inner, seed } = this.#site;
+		const { clock } = node;
+		const random: Random = seededRandom(`${seed} ${node.name}`);
+		const store: MetadataStore = remoteStore({
+			world,
+			node,
+			inner,
+			dice: world.dice.fork(`store ${node.name}`),
+			faults: this.faults,
+			onDone: (call) => this.#site.onStoreCall(call),
+		});
+		const keyring = await Keyring.open({ store, master, clusterId, clock, random });
+		const registry = new WorkerRegistry({ store, clock, lostAfterMs: LOST_AFTER_MS });
+		await registry.load();
+		const simulated = new SimTransport(network, {
+			host: this.host,
+			node,
+			dice: world.dice.fork(`transport ${node.name}`),
+		});
+		const transport = simulated as unknown as GrpcShardTransport;
+		const mendPool = new PlainPool(8 * MiB, clock);
+		const pool = new PlainPool(24 * MiB, clock);
+		const jobControl = new JobControl({ store, clock });
+		const findings = new Findings({ store, clock, onReport: () => {} });
+		const policy = DEFAULT_POLICY;
+		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
+		const objects = new ObjectService({ ...deps, inlineMaxBytes: 4096 });
+		const cluster = new Cluster({
+			clusterId,
+			store,
+			workers: registry,
+			jobs: jobControl,
+			policy,
+			pools: [pool, mendPool],
+		});
+		const mendDeps = {
+			...deps,
+			pool: mendPool,
+			lanes: 4,
+			share: 0.25,
+			isBusy: () => pool.usedBytes > 0,
+			onOutcome: () => {},
+		};
+		const watch = new Watch({ store, workers: registry, clock });
+		const holder = `${this.host} ${random.bytes(8).toString('hex')}`;
+		const jobs = [
+			expireIntentsJob({ store, clock }),
+			deletionsJob({ store, workers: registry, transport, onDeleted: () => {} }),
+			repairJob(mendDeps),
+			drainJob(mendDeps),
+			rebalanceJob(mendDeps),
+			watch.job,
+		];
+		runJobs(
+			jobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),
+			{ clock, onFailed: (job, error) => this.#site.onFailedStep(job, error) },
+		);
+		network.hosts.set(this.host, { node, accept: (connection) => serveHeartbeat(connection, registry) });
+		this.running = {
+			node,
+			objects,
+			registry,
+			cluster,
+			findings,
+			keyring,
+			pools: [pool, mendPool],
+			transport: simulated,
+			jobs: jobControl,
+		};
+	}
+
+	/** SIGKILL, or the power. */
+	kill(how: { isSilent: boolean }): void {
+		if (this.node === null) return;
+		this.node.kill();
+		this.#site.network.dropAll(this.node, how);
+		this.node = null;
+		this.running = null;
+		for (const tell of [...this.onDeath]) tell();
+		this.onDeath.clear();
+	}
+}
+
+interface Registration {
+	readonly workerId: WorkerId;
+	readonly name: string;
+	readonly address: string;
+	readonly zone: string;
+	readonly receiptKey: Buffer;
+}
+
+type Beat = Parameters<Heartbeat['beat']>[0];
+
+/** An orchestrator's side of a worker's stream: what orchestrator/service.ts does. */
+interface HeartbeatServer {
+	register(worker: Registration): Promise<void>;
+	open(workerId: WorkerId): void;
+	beat(stats: Beat): void;
+}
+
+const heartbeatServers = new WeakMap<Connection, HeartbeatServer>();
+
+function serveHeartbeat(connection: Connection, registry: WorkerRegistry): void {
+	let stream: Heartbeat | null = null;
+	connection.server.onBreak = () => stream?.closed();
+	heartbeatServers.set(connection, {
+		register: (worker) => registry.register(worker),
+		open: (workerId) => {
+			// A call that broke off before it began opens nothing.
+			if (!connection.server.isClosed) stream = registry.heartbeat(workerId);
+		},
+		beat: (stats) => stream?.beat(stats),
+	});
+}
+
+export class SimWorker {
+	readonly host: string;
+	readonly name: string;
+	readonly zone: string;
+	readonly workerId: WorkerId;
+	readonly disk: SimDisk;
+	node: SimNode | null = null;
+	pool: PlainPool | null = null;
+	/** Machine and disk are no more. */
+	isGone = false;
+	readonly #site: Site;
+	readonly #receiptKey: KeyObject;
+	#runs = 0;
+
+	constructor(site: Site, o: { host: string; name: string; zone: string }) {
+		this.#site = site;
+		this.host = o.host;
+		this.name = o.name;
+		this.zone = o.zone;
+		const random = seededRandom(`${site.seed} ${o.host}`);
+		this.workerId = newId<WorkerId>(random);
+		const der = Buffer.concat([PKCS8_PREFIX, random.bytes(32)]);
+		this.#receiptKey = createPrivateKey({ key: der, format: 'der', type: 'pkcs8' });
+		this.disk = new SimDisk(site.world, o.host);
+	}
+
+	start(): void {
+		if (this.node !== null || this.isGone) return;
+		const node = this.#site.node(this.host, ++this.#runs);
+		this.node = node;
+		const tryToBegin = () => {
+			this.#begin(node).catch(() => node.clock.schedule(1_000, tryToBegin));
+		};
+		tryToBegin();
+	}
+
+	async #begin(node: SimNode): Promise<void> {
+		const { network } = this.#site;
+		const { clock } = node;
+		const store = new DiskShardStore({
+			dataDir: ROOT,
+			workerId: this.workerId,
+			clock,
+			reserveBytes: MiB,
+			directFromBytes: 256 * 1024,
+			trashKeepMs: 60 * 60_000,
+			files: this.disk.filesFor(node),
+		});
+		await store.load();
+		const pool = new PlainPool(16 * MiB, clock);
+		this.pool = pool;
+		const handlers = shardHandlers({
+			workerId: this.workerId,
+			store,
+			pool,
+			clock,
+			receiptKey: this.#receiptKey,
+			authorize: () => {},
+			onBytes: () => {},
+		});
+		network.hosts.set(this.host, { node, shards: { workerId: this.workerId, handlers } });
+		for (const { host } of this.#site.orchestrators) this.#heartbeats(node, host, store);
+	}
+
+	/** As worker/heartbeat.ts does it over gRPC. */
+	#heartbeats(node: SimNode, orchestrator: string, store: DiskShardStore): void {
+		const { network, world } = this.#site;
+		const { clock } = node;
+		const dice = world.dice.fork(`heartbeat ${node.name} ${orchestrator}`);
+		const connect = () => {
+			const connection = network.connect({ host: this.host, node }, orchestrator);
+			let isOver = false;
+			let cancelBeat = () => {};
+			let cancelAnswer = () => {};
+			const end = () => {
+				if (isOver) return;
+				isOver = true;
+				cancelBeat();
+				cancelAnswer();
+				connection.close('client');
+				clock.schedule(100 + dice.between(0, 3_000), connect);
+			};
+			const awaitAnswer = () => {
+				cancelAnswer();
+				cancelAnswer = clock.schedule(ANSWER_TIMEOUT_MS, end);
+			};
+			const beat = async () => {
+				const stats = await store.stats().then(
+					(figures) => ({ ...figures, online: true }),
+					() => ({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false }),
+				);
+				if (isOver) return;
+				connection.toServer(() => {
+					heartbeatServers.get(connection)?.beat(stats);
+					connection.toClient(awaitAnswer);
+				});
+				cancelBeat = clock.schedule(HEARTBEAT_MS, beat);
+			};
+			connection.client.onBreak = end;
+			awaitAnswer();
+			const registration: Registration = {
+				workerId: this.workerId,
+				name: this.name,
+				address: `${this.host}:1`,
+				zone: this.zone,
+				receiptKey: rawPublicKey(this.#receiptKey),
+			};
+			connection.toServer(() => {
+				network.hosts.get(orchestrator)?.accept?.(connection);
+				const server = heartbeatServers.get(connection);
+				const refuse = () => connection.toClient(end);
+				if (server === undefined) refuse();
+				else
+					server.register(registration).then(() => {
+						try {
+							server.open(this.workerId);
+							connection.toClient(() => void beat());
+						} catch {
+							refuse();
+						}
+					}, refuse);
+			});
+		};
+		connect();
+	}
+
+	/** SIGKILL keeps the page cache; without power it is lost. */
+	kill(how: { power: boolean }): void {
+		if (this.node === null) return;
+		this.node.kill();
+		this.#site.network.dropAll(this.node, { isSilent: how.power });
+		this.node = null;
+		this.pool = null;
+		if (how.power) this.disk.cutPower();
+	}
+}
+
+export function kindOf(error: unknown): string {
+	return asDistroError(error).kind;
+}

@@ -1,0 +1,302 @@
+/**
+ * What is true, seen from above: the disks and the metadata, past every process. The checks of the simulation; each throws a
+ * Violation that says what is not as it must be.
+ *
+ * The heart is one rule: what the metadata places is on its worker's disk, whole and durable, unless a fault destroyed that
+ * very shard. From it follows that nothing acknowledged is ever lost, and it shows a bug at the step where it happens, long
+ * before anybody reads.
+ */
+
+import { codecFor } from '../../core/codec/erasure-codec.ts';
+import {
+	cellAt,
+	cellLength,
+	codedLength,
+	rowCells,
+	rows,
+	shardBytes,
+	shardCellLength,
+	shardOffset,
+} from '../../core/codec/layout.ts';
+import { decodeTrailer, readTrailerFooter, trailerOffset } from '../../core/codec/trailer.ts';
+import { LEAF_BYTES, leafHash, rootOf } from '../../core/crypto/digest.ts';
+import { segmentKey } from '../../core/crypto/keys.ts';
+import { cellAd, createCellDecipher, openInline } from '../../core/crypto/seal.ts';
+import type { ObjectId, ShardId, WorkerId } from '../../core/ids.ts';
+import { TAG_BYTES } from '../../core/limits.ts';
+import { segmentHealth, worstHealth } from '../../core/model/health.ts';
+import type { Placement, Segment } from '../../core/model/segment.ts';
+import { Cluster } from '../../orchestrator/cluster.ts';
+import type { Lease, ObjectRow } from '../../orchestrator/store.ts';
+import type { Running, SimWorker, Site } from './cluster.ts';
+import type { Dice } from './dice.ts';
+import type { SimFile } from './disk.ts';
+import type { StoreCall } from './metadata.ts';
+import { Violation } from './world.ts';
+
+interface Verdict {
+	readonly version: number;
+	readonly key: string;
+	/** null: it is what was stored. */
+	readonly wrong: string | null;
+}
+
+const verdicts = new WeakMap<SimFile, Verdict>();
+
+export class Truth {
+	/** Shards that a fault spoilt or removed. */
+	readonly damaged = new Set<ShardId>();
+	readonly #site: Site;
+	readonly #workers = new Map<WorkerId, SimWorker>();
+
+	constructor(site: Site) {
+		this.#site = site;
+	}
+
+	worker(workerId: WorkerId): SimWorker | null {
+		const known = this.#workers.get(workerId) ?? this.#site.workers.find((worker) => worker.workerId === workerId);
+		if (known !== undefined) this.#workers.set(workerId, known);
+		return known ?? null;
+	}
+
+	*segments(): Generator<{ row: ObjectRow; segment: Segment }> {
+		for (const { row, segments } of this.#site.data.objects.values()) {
+			for (const segment of segments) yield { row, segment };
+		}
+	}
+
+	/** Whether the shard on the disk is, to the byte, what the metadata says; null: it is. */
+	wrongWith(row: ObjectRow, segment: Segment, placement: Placement): string | null {
+		const worker = this.worker(placement.workerId);
+		if (worker === null || worker.isGone) return 'its worker is gone';
+		const file = worker.disk.shard(placement.shardId);
+		if (file === null) return 'it is not on the disk';
+		const key = `${row.versionId} ${segment.encodingId} ${placement.shardIndex} ${placement.shardId}`;
+		const known = verdicts.get(file);
+		if (known !== undefined && known.version === file.version && known.key === key) return known.wrong;
+		const wrong = file.unreadable ? 'a sector is bad' : wrongBytes(file.content(), { row, segment, placement });
+		verdicts.set(file, { version: file.version, key, wrong });
+		return wrong;
+	}
+
+	isGood(row: ObjectRow, segment: Segment, placement: Placement): boolean {
+		return this.wrongWith(row, segment, placement) === null;
+	}
+
+	good(row: ObjectRow, segment: Segment): Placement[] {
+		return segment.placements.filter((placement) => this.isGood(row, segment, placement));
+	}
+
+	#mayBeWrong({ shardId, workerId }: Placement): boolean {
+		return this.damaged.has(shardId) || this.worker(workerId)?.isGone !== false;
+	}
+
+	/** Whatever holds at any moment, mid-transfer or not. */
+	checkPlacements(): void {
+		const { data } = this.#site;
+		const seen = new Set<ShardId>();
+		for (const { row, segment } of this.segments()) {
+			const where = `object ${row.objectId} segment ${segment.index} (${segment.k} of ${segment.n})`;
+			const holders = new Set(segment.placements.map(({ workerId }) => workerId));
+			if (holders.size !== segment.placements.length) throw new Violation(`${where} has two shards on one worker`);
+			let good = 0;
+			for (const placement of segment.placements) {
+				const { shardId, shardIndex } = placement;
+				const shard = `${where} shard ${shardIndex} (${shardId})`;
+				if (seen.has(shardId)) throw new Violation(`${shard} is placed twice`);
+				seen.add(shardId);
+				if (data.deletions.has(shardId)) throw new Violation(`${shard} is placed and queued for deletion`);
+				const wrong = this.wrongWith(row, segment, placement);
+				const worker = this.worker(placement.workerId);
+				if (wrong === null) good++;
+				if (this.#mayBeWrong(placement)) continue;
+				if (wrong !== null) throw new Violation(`${shard} on ${worker?.name}: ${wrong}, and no fault did that`);
+				if (worker?.disk.isDurable(shardId) !== true) {
+					throw new Violation(`${shard} on ${worker?.name} is placed and would not survive a power cut`);
+				}
+			}
+			if (good < segment.k) throw new Violation(`${where} is lost: only ${good} shards are left of it`);
+		}
+		for (const { shardId, workerId, kind } of data.findings.values()) {
+			const placed = data.placed.get(shardId);
+			if (placed === undefined) throw new Violation(`a finding for shard ${shardId}, which is not placed`);
+			if (!this.#mayBeWrong({ ...placed, workerId, shardId })) {
+				throw new Violation(`shard ${shardId} was found ${kind}, and no fault did that`);
+			}
+		}
+	}
+
+	/** After a call of an orchestrator had its effect. */
+	checkCall({ method, args }: StoreCall): void {
+		const { leases } = this.#site.data;
+		for (const arg of args) {
+			if (typeof arg !== 'object' || arg === null || !('fencing' in arg) || method === 'releaseLease') continue;
+			const { name, fencing } = arg as Lease;
+			const held = leases.get(name);
+			if (held?.fencing !== fencing || held.endsAtMs <= this.#site.world.nowMs) {
+				throw new Violation(`${method} was done with a lease of ${name} that had ended`);
+			}
+		}
+	}
+
+	/** What the cluster API says, against an inventory of the disks and a walk over all objects. */
+	async checkReports(running: Running, dice: Dice): Promise<void> {
+		const { registry, jobs } = running;
+		const { store, clusterId, data } = this.#site;
+		const policy = { tolerate: { workers: 2, zones: 1 }, dataLossPerYear: 1e-9 };
+		const cluster = new Cluster({ clusterId, store, workers: registry, jobs, policy, pools: [] });
+		const inventory = new Set(this.#site.workers.flatMap(({ disk, isGone }) => (isGone ? [] : disk.shardIds())));
+		const counts = { objects: 0, healthy: 0, degraded: 0, at_risk: 0, unrecoverable: 0, inline: 0, bytes_at_risk: 0 };
+		const bySpare = new Map<number, number>();
+		const goodOf = ({ placements }: Segment) =>
+			placements.filter(({ shardId, workerId }) => {
+				// What nobody has found yet counts as there: reports can't know it.
+				const isThere = inventory.has(shardId) || this.damaged.has(shardId) || this.worker(workerId)?.isGone;
+				return isThere && !data.findings.has(shardId) && registry.isReachable(workerId);
+			});
+		for (const { row, segments } of data.objects.values()) {
+			const found = segments.map((segment) => ({ ...segment, placed: goodOf(segment).length }));
+			const health = worstHealth(found.map((segment) => segmentHealth(segment)));
+			counts.objects++;
+			counts[health]++;
+			if (health === 'at_risk' || health === 'unrecoverable') counts.bytes_at_risk += row.sizeBytes;
+			if (segments.length === 0) {
+				counts.inline++;
+				continue;
+			}
+			const spare = Math.max(-1, Math.min(...found.map(({ placed, k }) => placed - k)));
+			bySpare.set(spare, (bySpare.get(spare) ?? 0) + 1);
+		}
+		const tolerance = bySpare.size === 0 ? null : Math.max(0, Math.min(...bySpare.keys()));
+		const { oldest_verification: _, ...reported } = await cluster.redundancy();
+		const expected = {
+			...counts,
+			by_spare: Object.fromEntries([...bySpare].sort(([a], [b]) => a - b)),
+			failure_tolerance: tolerance,
+		};
+		if (canonical(reported) !== canonical(expected)) {
+			throw new Violation(`GET /cluster/redundancy says ${canonical(reported)}, and true is ${canonical(expected)}`);
+		}
+		const names = registry.rows().map(({ row }) => row.name);
+		const stop = dice.some(names, 1 + dice.below(4));
+		const reserve = dice.below(3);
+		const stopped = new Set(stop.map((name) => registry.called(name)));
+		const inTheWay = new Set<ObjectId>();
+		for (const { row, segment } of this.segments()) {
+			const good = goodOf(segment);
+			const isMarked = (shardId: ShardId) => data.findings.has(shardId);
+			const holds = segment.placements.some(({ workerId, shardId }) => stopped.has(workerId) && !isMarked(shardId));
+			const left = good.filter(({ workerId }) => !stopped.has(workerId)).length;
+			if (holds && left < segment.k + reserve) inTheWay.add(row.objectId);
+		}
+		const answer = await cluster.canStop(stop, reserve);
+		const isSame =
+			answer.can_stop === (inTheWay.size === 0) &&
+			answer.objects.length === Math.min(100, inTheWay.size) &&
+			answer.objects.every((objectId) => inTheWay.has(objectId as ObjectId));
+		if (!isSame) {
+			throw new Violation(
+				`canStop(${stop.join()}, ${reserve}) says ${answer.can_stop} and ${answer.objects.length} objects, and true is ${inTheWay.size}`,
+			);
+		}
+	}
+
+	/** The object's bytes from any k shards of each segment, straight from the disks. */
+	async read(row: ObjectRow, running: Running, dice: Dice): Promise<Buffer> {
+		const dataKey = running.keyring.dataKey(row.versionId, row);
+		if (row.inline !== null) return openInline(dataKey, row.versionId, row.inline);
+		const { segments = [] } = this.#site.data.objects.get(row.objectId) ?? {};
+		const parts: Buffer[] = [];
+		for (const segment of segments) {
+			const { k, n, index, sealId } = segment;
+			const chosen = dice.some(this.good(row, segment), k);
+			const key = segmentKey({ dataKey, segment: index, sealId });
+			const ad = cellAd({ versionId: row.versionId, segment: index, sealId });
+			const fileOf = ({ workerId, shardId }: Placement) => this.worker(workerId)?.disk.shard(shardId)?.content();
+			for (let at = 0; at < rows(segment); at++) {
+				const length = codedLength(segment, at);
+				const data = Buffer.alloc(k * length);
+				const parity = Buffer.alloc((n - k) * length);
+				const present: number[] = [];
+				for (let shard = 0; shard < k; shard++) if (shardCellLength(segment, shard, at) === 0) present.push(shard);
+				for (const placement of chosen) {
+					const { shardIndex } = placement;
+					const bytes = shardCellLength(segment, shardIndex, at);
+					if (bytes === 0) continue;
+					const from = shardOffset(segment, at);
+					const cell = fileOf(placement)?.subarray(from, from + bytes);
+					if (k === 1) cell?.copy(data);
+					else if (shardIndex < k) cell?.copy(data, shardIndex * length);
+					else cell?.copy(parity, (shardIndex - k) * length);
+					present.push(shardIndex);
+				}
+				if (k > 1) {
+					const wanted = Array.from({ length: rowCells(segment, at) }, (_, shard) => shard);
+					await codecFor(segment.codec).reconstruct({ k, n, length, data, parity, present, wanted });
+				}
+				for (let shard = 0; shard < rowCells(segment, at); shard++) {
+					const cell = cellAt(segment, k === 1 ? 0 : shard, at);
+					const sealed = data.subarray(shard * length, shard * length + cellLength(segment, cell));
+					const decipher = createCellDecipher(key, ad, cell);
+					parts.push(decipher.update(sealed.subarray(0, sealed.length - TAG_BYTES)));
+					decipher.setAuthTag(sealed.subarray(sealed.length - TAG_BYTES));
+					decipher.final();
+				}
+			}
+		}
+		return Buffer.concat(parts);
+	}
+
+	/** When all is over: every object at its full n, and on the disks nothing else. */
+	checkSettled(): void {
+		const { data, workers } = this.#site;
+		const placed = new Map<ShardId, string>();
+		for (const { row, segment } of this.segments()) {
+			const good = this.good(row, segment);
+			if (good.length !== segment.n) {
+				throw new Violation(`object ${row.objectId} ended with ${good.length} of ${segment.n} shards`);
+			}
+			for (const { shardId, workerId } of segment.placements) placed.set(shardId, workerId);
+		}
+		for (const { disk, workerId, isGone, name } of workers) {
+			if (isGone) continue;
+			for (const shardId of disk.shardIds()) {
+				if (placed.get(shardId) !== workerId) throw new Violation(`shard ${shardId} on ${name} belongs to nobody`);
+				placed.delete(shardId);
+			}
+		}
+		for (const [shardId, workerId] of placed) throw new Violation(`shard ${shardId} is not on ${workerId}`);
+		if (data.placed.size === 0 && data.objects.size > 10) return;
+	}
+}
+
+function wrongBytes(content: Buffer, what: { row: ObjectRow; segment: Segment; placement: Placement }): string | null {
+	const { row, segment, placement } = what;
+	const { shardIndex, shardId } = placement;
+	try {
+		const { length } = readTrailerFooter(content);
+		const trailer = decodeTrailer(content.subarray(content.length - length));
+		const d = trailer.description;
+		const is = { ...d, root: '' };
+		const { codec, k, n, cellBytes, cells, lastCellBytes, sealId, encodingId } = segment;
+		const shape = { codec, k, n, cellBytes, cells, lastCellBytes, sealId, encodingId };
+		const must = { ...is, ...shape, versionId: row.versionId, segment: segment.index, shardIndex, shardId };
+		if (canonical(is) !== canonical(must)) return 'it is another shard';
+		const root = segment.roots.subarray(shardIndex * LEAF_BYTES, (shardIndex + 1) * LEAF_BYTES);
+		if (!trailer.root.equals(root)) return 'its root is another one';
+		const bytes = shardBytes(segment, shardIndex);
+		if (content.length !== trailerOffset(bytes) + length) return 'its length is another one';
+		const leaves: Buffer[] = [];
+		for (let at = 0; at < bytes; at += cellBytes)
+			leaves.push(leafHash(content.subarray(at, Math.min(bytes, at + cellBytes))));
+		const found = Buffer.concat(leaves);
+		if (!found.equals(trailer.leaves) || !rootOf(found).equals(root)) return 'its cells are not what was stored';
+		return null;
+	} catch (error) {
+		return (error as Error).message;
+	}
+}
+
+function canonical(value: object): string {
+	return JSON.stringify(Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1))));
+}
