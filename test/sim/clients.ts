@@ -27,8 +27,20 @@ const KiB = 1024;
 const CELL = SMALL_CELL_BYTES - TAG_BYTES;
 const LARGE = LARGE_CELL_BYTES - TAG_BYTES;
 const SIZES = [
-	0, 1, 4096, 4097, CELL - 1, CELL, CELL + 1, 2 * CELL, 4 * CELL - 1, 4 * CELL, 4 * CELL + 1, SMALL_OBJECT_BYTES,
-	SMALL_OBJECT_BYTES + 1, 4 * LARGE + 1,
+	0,
+	1,
+	4096,
+	4097,
+	CELL - 1,
+	CELL,
+	CELL + 1,
+	2 * CELL,
+	4 * CELL - 1,
+	4 * CELL,
+	4 * CELL + 1,
+	SMALL_OBJECT_BYTES,
+	SMALL_OBJECT_BYTES + 1,
+	4 * LARGE + 1,
 ];
 /** What a request may fail with though nothing is wrong with Distro. */
 const PASSING = ['unavailable', 'timeout', 'canceled', 'exhausted', 'expired', 'conflict'];
@@ -36,6 +48,8 @@ const PASSING = ['unavailable', 'timeout', 'canceled', 'exhausted', 'expired', '
 export class Clients {
 	readonly wishes: Wish[] = [];
 	readonly counts = { stored: 0, refused: 0, unknown: 0, reads: 0, failedReads: 0, deleted: 0 };
+	/** Part of the answers that don't come. */
+	lostAnswers = 0.01;
 	readonly #site: Site;
 	readonly #dice: Dice;
 
@@ -71,7 +85,7 @@ export class Clients {
 		const onDeath = () => end(null);
 		orchestrator.onDeath.add(onDeath);
 		const reply = (answer: { ok: T } | { error: unknown }) =>
-			world.at(this.#dice.between(0.1, 2), () => end(this.#dice.chance(0.01) ? null : answer));
+			world.at(this.#dice.between(0.1, 2), () => end(this.#dice.chance(this.lostAnswers) ? null : answer));
 		running.node.run(() => {
 			what(running).then(
 				(ok) => reply({ ok }),
@@ -83,7 +97,9 @@ export class Clients {
 	store(): void {
 		const dice = this.#dice;
 		const count = this.wishes.length + 1;
-		const size = dice.chance(0.4) ? (dice.pick(SIZES) as number) : dice.below(dice.chance(0.1) ? 1500 * KiB : 400 * KiB);
+		const size = dice.chance(0.4)
+			? (dice.pick(SIZES) as number)
+			: dice.below(dice.chance(0.1) ? 1500 * KiB : 400 * KiB);
 		const wish: Wish = {
 			name: `object-${count}`,
 			bytes: seededRandom(`${this.#site.seed} object ${count}`).bytes(size),

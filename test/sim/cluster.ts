@@ -10,7 +10,7 @@ import type { Random } from '../../core/ports.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
 import { Findings } from '../../orchestrator/findings.ts';
 import { JobControl } from '../../orchestrator/job-control.ts';
-import { deletionsJob, expireIntentsJob, runJobs } from '../../orchestrator/jobs.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs } from '../../orchestrator/jobs.ts';
 import { Keyring } from '../../orchestrator/keyring.ts';
 import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
@@ -18,7 +18,7 @@ import { ObjectService } from '../../orchestrator/objects.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
 import { MemoryMetadata, MemoryMetadataStore } from '../../orchestrator/store-memory.ts';
 import { Watch } from '../../orchestrator/watch.ts';
-import { type Heartbeat, WorkerRegistry } from '../../orchestrator/workers.ts';
+import { EXCHANGE_MS, type Heartbeat, WorkerRegistry } from '../../orchestrator/workers.ts';
 import type { GrpcShardTransport } from '../../platform/shard-transport.ts';
 import { shardHandlers } from '../../worker/service.ts';
 import { DiskShardStore } from '../../worker/store-disk.ts';
@@ -126,8 +126,8 @@ export class SimOrchestrator {
 			onDone: (call) => this.#site.onStoreCall(call),
 		});
 		const keyring = await Keyring.open({ store, master, clusterId, clock, random });
-		const registry = new WorkerRegistry({ store, clock, lostAfterMs: LOST_AFTER_MS });
-		await registry.load();
+		const registry = new WorkerRegistry({ store, clock, shared: true, lostAfterMs: LOST_AFTER_MS });
+		await registry.read();
 		const simulated = new SimTransport(network, {
 			host: this.host,
 			node,
@@ -167,10 +167,17 @@ export class SimOrchestrator {
 			rebalanceJob(mendDeps),
 			watch.job,
 		];
-		runJobs(
-			jobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder })),
-			{ clock, onFailed: (job, error) => this.#site.onFailedStep(job, error) },
-		);
+		const exchange: Job = {
+			name: 'workers',
+			step: async () => {
+				await registry.exchange();
+				return EXCHANGE_MS;
+			},
+		};
+		runJobs([exchange, ...jobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))], {
+			clock,
+			onFailed: (job, error) => this.#site.onFailedStep(job, error),
+		});
 		network.hosts.set(this.host, { node, accept: (connection) => serveHeartbeat(connection, registry) });
 		this.running = {
 			node,

@@ -232,7 +232,6 @@ export class SimDisk {
 					},
 				});
 			},
-			// biome-ignore lint/complexity/useMaxParams: as node:fs has it
 			write: (fd: number, from: Buffer, offset: number, length: number, position: number, done: Done) =>
 				call({
 					ms: 0.1,
@@ -248,7 +247,6 @@ export class SimDisk {
 						return count;
 					},
 				}),
-			// biome-ignore lint/complexity/useMaxParams: as node:fs has it
 			read: (fd: number, into: Buffer, offset: number, length: number, position: number, done: Done) =>
 				call({
 					ms: 0.1,

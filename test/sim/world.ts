@@ -40,11 +40,21 @@ export class World {
 
 	/** Goes into the history, whose hash says whether two runs were the same. */
 	tell(what: string): void {
-		const line = `${((this.nowMs - this.#startMs) / 1000).toFixed(3)} ${what}`;
-		this.#history.update(`${line}\n`);
+		const line = this.#note(what);
 		this.recent.push(line);
 		if (this.recent.length > 400) this.recent.splice(0, 200);
+	}
+
+	/** The same, of what is only worth reading when all is read. */
+	mention(what: string): void {
+		this.#note(what);
+	}
+
+	#note(what: string): string {
+		const line = `${((this.nowMs - this.#startMs) / 1000).toFixed(3)} ${what}`;
+		this.#history.update(`${line}\n`);
 		if (this.#trace) process.stdout.write(`${line}\n`);
+		return line;
 	}
 
 	historyHash(): string {
@@ -102,7 +112,8 @@ export class SimNode {
 			monotonicMs: () => (world.nowMs - Date.UTC(2026, 0, 1)) * rate,
 			schedule: (delayMs, callback) => {
 				let isWanted = true;
-				const cancel = world.at(delayMs / rate, () =>
+				// As real timers: never at once.
+				const cancel = world.at(Math.max(1, delayMs) / rate, () =>
 					this.run(() => {
 						if (isWanted) callback();
 					}),

@@ -1,0 +1,289 @@
+/**
+ * What goes wrong, and what operators do meanwhile. Each fault ends by itself after a while, or when all faults end; what
+ * destroys shards never takes more of a segment than it was made to stand.
+ */
+
+import type { ShardId } from '../../core/ids.ts';
+import { type SimOrchestrator, SimWorker, type Site } from './cluster.ts';
+import type { Dice } from './dice.ts';
+import type { Truth } from './truth.ts';
+
+/** Longer than any upload lives: two volumes must not go while one is on its way. */
+const BETWEEN_LOSSES_MS = 180_000;
+const WORKERS_MAX = 11;
+
+export class Faults {
+	readonly #site: Site;
+	readonly #truth: Truth;
+	readonly #dice: Dice;
+	readonly #ends = new Set<() => void>();
+	#lastLossMs = Number.NEGATIVE_INFINITY;
+	#hosts = 0;
+
+	constructor(site: Site, truth: Truth) {
+		this.#site = site;
+		this.#truth = truth;
+		this.#dice = site.world.dice.fork('faults');
+	}
+
+	/** All that can happen, with how often; a run has some of them. */
+	readonly all: readonly (readonly [number, string])[] = [
+		[3, 'kill a worker'],
+		[3, 'cut the power of a worker'],
+		[1, 'cut the power of all workers'],
+		[3, 'pause a worker'],
+		[2, 'kill an orchestrator'],
+		[3, 'pause an orchestrator'],
+		[3, 'cut a link'],
+		[2, 'cut a worker off'],
+		[2, 'slow a link down'],
+		[3, 'lose messages'],
+		[3, 'break a connection'],
+		[2, 'repeat requests'],
+		[2, 'lose answers of the metadata'],
+		[4, 'rot'],
+		[1, 'spoil a sector'],
+		[2, 'delete a shard file'],
+		[2, 'slow a disk down'],
+		[2, 'fill a disk'],
+		[2, 'take a mount away'],
+		[1, 'fail a sync'],
+		[1, 'turn a clock'],
+		[1, 'lose a worker for good'],
+		[2, 'add a worker'],
+		[2, 'cordon'],
+		[2, 'uncordon'],
+		[2, 'drain'],
+		[1, 'cancel-drain'],
+		[2, 'forget'],
+		[1, 'pause a job'],
+		[1, 'run a job'],
+	];
+
+	/** Answers whether there was anything to do. */
+	begin(what: string): boolean {
+		const { network, world, orchestrators } = this.#site;
+		const dice = this.#dice;
+		const worker = dice.pick(this.#site.workers.filter(({ node }) => node !== null));
+		const orchestrator = dice.pick(orchestrators.filter(({ node }) => node !== null));
+		const [from, to] = dice.some([worker?.host ?? '', orchestrator?.host ?? '']) as [string, string];
+		switch (what) {
+			case 'kill a worker':
+			case 'cut the power of a worker': {
+				if (worker === undefined) return false;
+				world.tell(worker.name);
+				worker.kill({ power: what !== 'kill a worker' });
+				this.#later(dice.chance(0.2) ? 150_000 : 40_000, () => worker.start());
+				return true;
+			}
+			case 'cut the power of all workers':
+				for (const each of this.#site.workers) {
+					each.kill({ power: true });
+					this.#later(20_000, () => each.start());
+				}
+				return true;
+			case 'pause a worker': {
+				const node = worker?.node;
+				if (!node) return false;
+				world.tell(node.name);
+				node.pause();
+				network.dropIfStill(node);
+				this.#later(dice.chance(0.2) ? 120_000 : 20_000, () => node.resume());
+				return true;
+			}
+			case 'kill an orchestrator':
+				if (orchestrator === undefined) return false;
+				orchestrator.kill({ isSilent: dice.chance(0.3) });
+				this.#later(60_000, () => orchestrator.start());
+				return true;
+			case 'pause an orchestrator': {
+				const node = orchestrator?.node;
+				if (!node) return false;
+				world.tell(node.name);
+				node.pause();
+				network.dropIfStill(node);
+				this.#later(dice.chance(0.3) ? 300_000 : 50_000, () => node.resume());
+				return true;
+			}
+			case 'cut a link':
+				network.block(from, to, true);
+				if (dice.chance(0.7)) network.block(to, from, true);
+				this.#later(40_000, () => {
+					network.block(from, to, false);
+					network.block(to, from, false);
+				});
+				return true;
+			case 'cut a worker off': {
+				if (worker === undefined) return false;
+				const links = orchestrators.flatMap(({ host }) => [
+					[host, worker.host],
+					[worker.host, host],
+				]) as [string, string][];
+				for (const [near, far] of links) network.block(near, far, true);
+				this.#later(dice.chance(0.3) ? 150_000 : 30_000, () => {
+					for (const [near, far] of links) network.block(near, far, false);
+				});
+				return true;
+			}
+			case 'slow a link down':
+				return this.#change(network.link(from, to), { slowMs: dice.between(20, 4_000) });
+			case 'lose messages':
+				return this.#change(network.link(from, to), { loss: dice.between(0.01, 0.2) });
+			case 'break a connection':
+				for (let i = dice.below(5); i >= 0; i--) network.breakOne(dice);
+				return true;
+			case 'repeat requests':
+				return this.#change(network.link(from, to), { twice: 0.5 });
+			case 'lose answers of the metadata':
+				if (orchestrator === undefined) return false;
+				return this.#change(orchestrator.faults, { loss: dice.between(0.05, 1), slowMs: dice.between(0, 500) });
+			case 'rot':
+			case 'spoil a sector':
+			case 'delete a shard file':
+				return this.#destroy(what);
+			case 'slow a disk down':
+				return worker !== undefined && this.#change(worker.disk, { slowMs: dice.between(50, 2_000) });
+			case 'fill a disk':
+				return worker !== undefined && this.#change(worker.disk, { capacityBytes: dice.below(8 * 1024 * 1024) });
+			case 'take a mount away':
+				return worker !== undefined && this.#change(worker.disk, { online: false });
+			case 'fail a sync':
+				return worker !== undefined && this.#change(worker.disk, { failingSyncs: 1 + dice.below(3) });
+			case 'turn a clock': {
+				const node = dice.chance(0.5) ? worker?.node : orchestrator?.node;
+				if (!node) return false;
+				node.skewMs = dice.between(-20_000, 20_000);
+				return true;
+			}
+			case 'lose a worker for good':
+				return this.#loseForGood();
+			case 'add a worker': {
+				if (this.#site.workers.filter(({ isGone }) => !isGone).length >= WORKERS_MAX) return false;
+				// Sometimes an emptied volume under an old name.
+				const old = dice.pick(this.#site.workers.filter(({ isGone }) => isGone));
+				this.addWorker(dice.chance(0.5) ? old?.name : undefined);
+				return true;
+			}
+			case 'cordon':
+			case 'uncordon':
+			case 'drain':
+			case 'cancel-drain':
+			case 'forget': {
+				const { running } = dice.pick(orchestrators) as SimOrchestrator;
+				const row = dice.pick(running?.registry.rows() ?? [])?.row;
+				if (!running || row === undefined) return false;
+				const busy = running.registry.rows().filter(({ row: { duty } }) => duty !== 'active').length;
+				if ((what === 'cordon' || what === 'drain') && busy >= 3) return false;
+				world.tell(row.name);
+				running.node.run(
+					() =>
+						void running.cluster.changeDuty(row.name, what).then(
+							() => world.tell(`${what} ${row.name}: done`),
+							(error) => world.tell(`${what} ${row.name}: ${(error as Error).message}`),
+						),
+				);
+				return true;
+			}
+			case 'pause a job':
+			case 'run a job': {
+				const { running } = dice.pick(orchestrators) as SimOrchestrator;
+				const job = dice.pick(['expire-intents', 'deletions', 'repair', 'drain', 'rebalance']) as string;
+				if (!running) return false;
+				world.tell(job);
+				const ask = (how: 'pause' | 'resume' | 'run') => {
+					for (const { running: now } of orchestrators) {
+						now?.node.run(() => void now.cluster.askJob(job, how).catch(() => {}));
+					}
+				};
+				ask(what === 'run a job' ? 'run' : 'pause');
+				if (what === 'pause a job') this.#later(60_000, () => ask('resume'));
+				return true;
+			}
+			default:
+				throw new Error(`no fault ${what}`);
+		}
+	}
+
+	addWorker(name?: string): SimWorker {
+		const count = ++this.#hosts;
+		const zone = ['a', 'b', 'c'][count % 3] as string;
+		const worker = new SimWorker(this.#site, { host: `worker-${count}`, name: name ?? `worker-${count}`, zone });
+		this.#site.workers.push(worker);
+		worker.start();
+		return worker;
+	}
+
+	#change<T extends object>(thing: T, to: Partial<T>): boolean {
+		const before = { ...Object.fromEntries(Object.keys(to).map((key) => [key, thing[key as keyof T]])) };
+		this.#site.world.tell(JSON.stringify(to));
+		Object.assign(thing, to);
+		this.#later(40_000, () => Object.assign(thing, before));
+		return true;
+	}
+
+	/** Within so many milliseconds, or when all faults end. */
+	#later(mostMs: number, end: () => void): void {
+		const once = () => {
+			if (this.#ends.delete(once)) end();
+		};
+		this.#ends.add(once);
+		this.#site.world.at(this.#dice.between(mostMs / 50, mostMs), once);
+	}
+
+	/** Segments as they would be with these shards gone: each must still have k that are good. */
+	#mayLose(isLost: (shard: { shardId: ShardId; workerId: string }) => boolean, spare: 0 | 1): boolean {
+		for (const { row, segment } of this.#truth.segments()) {
+			const good = this.#truth.good(row, segment);
+			const left = good.filter((placement) => !isLost(placement)).length;
+			if (left < segment.k + (left === good.length ? spare : 0)) return false;
+		}
+		return true;
+	}
+
+	#destroy(what: string): boolean {
+		const placed = [...this.#truth.segments()].flatMap(({ segment }) => segment.placements);
+		const shard = this.#dice.pick(placed);
+		const worker = shard === undefined ? null : this.#truth.worker(shard.workerId);
+		if (shard === undefined || worker === null || worker.isGone) return false;
+		if (!this.#mayLose(({ shardId }) => shardId === shard.shardId, 0)) return false;
+		const { disk } = worker;
+		const done =
+			what === 'rot'
+				? disk.rot(shard.shardId)
+				: what === 'spoil a sector'
+					? disk.spoilSector(shard.shardId)
+					: disk.remove(shard.shardId);
+		if (done) this.#truth.damaged.add(shard.shardId);
+		if (done) this.#site.world.tell(`${shard.shardId} on ${worker.name}`);
+		return done;
+	}
+
+	#loseForGood(): boolean {
+		const { world, workers } = this.#site;
+		if (world.nowMs - this.#lastLossMs < BETWEEN_LOSSES_MS) return false;
+		const left = workers.filter(({ isGone }) => !isGone);
+		const worker = this.#dice.pick(left);
+		// What is being moved onto it goes as well: of others one shard more must be left.
+		if (worker === undefined || left.length < 7) return false;
+		if (!this.#mayLose(({ workerId }) => workerId === worker.workerId, 1)) return false;
+		this.#lastLossMs = world.nowMs;
+		world.tell(worker.name);
+		worker.kill({ power: true });
+		worker.isGone = true;
+		return true;
+	}
+
+	/** Everything works again; what is destroyed stays so. */
+	endAll(): void {
+		for (const end of [...this.#ends]) end();
+		this.#site.network.heal();
+		for (const orchestrator of this.#site.orchestrators) {
+			orchestrator.node?.resume();
+			orchestrator.start();
+		}
+		for (const worker of this.#site.workers) {
+			worker.node?.resume();
+			worker.start();
+		}
+	}
+}
