@@ -270,6 +270,11 @@ export class SimDisk {
 						if (!this.online || target === undefined) throw 'EIO';
 						if (this.failingSyncs > 0) {
 							this.failingSyncs--;
+							// The system drops what it could not write, and a second sync would say that all is well.
+							if (target instanceof SimFile) {
+								target.bytes.fill(0, target.syncedBytes, target.sizeBytes);
+								target.version++;
+							}
 							throw 'EIO';
 						}
 						if (target instanceof Folder) target.synced = names as Folder['names'];

@@ -148,7 +148,15 @@ export class Faults {
 			case 'take a mount away':
 				return worker !== undefined && this.#change(worker.disk, { online: false });
 			case 'fail a sync':
-				return worker !== undefined && this.#change(worker.disk, { failingSyncs: 1 + dice.below(3) });
+				if (worker === undefined) return false;
+				worker.disk.failingSyncs = 1 + dice.below(3);
+				// After that its store trusts no sync of that folder any more: somebody starts the process anew.
+				this.#later(40_000, () => {
+					worker.disk.failingSyncs = 0;
+					worker.kill({ power: false });
+					worker.start();
+				});
+				return true;
 			case 'turn a clock': {
 				const node = dice.chance(0.5) ? worker?.node : orchestrator?.node;
 				if (!node) return false;
