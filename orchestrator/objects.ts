@@ -8,7 +8,7 @@ import { asDistroError, DistroError } from '../core/errors.ts';
 import { newId, type ObjectId, type ShardId, type UploadId } from '../core/ids.ts';
 import {
 	BUDGET_WAIT_MS,
-	IDEMPOTENCY_TTL_MS,
+	INTENT_TTL_MS,
 	LARGE_CELL_BYTES,
 	SMALL_CELL_BYTES,
 	SMALL_OBJECT_BYTES,
@@ -47,8 +47,9 @@ export class ObjectService implements Objects {
 		const uploadId = newId<UploadId>(random);
 		if (options.idempotency !== null) {
 			const nowMs = clock.nowMs();
+			// As long as an intent: whoever dies, or loses the store's answer, must not hold the key for a day.
 			const claim = await store.claimIdempotency(
-				{ ...options.idempotency, uploadId, expiresAtMs: nowMs + IDEMPOTENCY_TTL_MS },
+				{ ...options.idempotency, uploadId, expiresAtMs: nowMs + INTENT_TTL_MS },
 				nowMs,
 			);
 			if (claim.state === 'done') return { done: await this.info(claim.objectId) };

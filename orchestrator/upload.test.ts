@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { DistroError } from '../core/errors.ts';
+import type { UploadId } from '../core/ids.ts';
 import { INTENT_RENEW_AGAIN_MS, INTENT_RENEW_MS, INTENT_TTL_MS, LARGE_CELL_BYTES, TAG_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
 import { realClock, seededRandom } from '../test/support/clock.ts';
@@ -151,4 +152,15 @@ describe('the metadata store is away when an intent is to be renewed', () => {
 		await renew(INTENT_TTL_MS - 2 * INTENT_RENEW_MS + 1);
 		await expect(upload.result).rejects.toMatchObject({ kind: 'unavailable' });
 	});
+});
+
+test('the Idempotency-Key of an upload that nobody hears of any more is free when an intent would have expired', async () => {
+	const cluster = await memoryCluster({ workers: 3 });
+	const idempotency = { owner: '', key: 'once', fingerprint: 'same' };
+	const upload = await begin(cluster, { idempotency });
+	const claimAt = (nowMs: number) =>
+		cluster.store.claimIdempotency({ ...idempotency, uploadId: 'other' as UploadId, expiresAtMs: nowMs + 1 }, nowMs);
+	expect(await claimAt(Date.now())).toEqual({ state: 'running' });
+	expect(await claimAt(Date.now() + INTENT_TTL_MS + 1)).toEqual({ state: 'claimed' });
+	upload.abort('the test is over');
 });
