@@ -115,7 +115,10 @@ export class Clients {
 
 	put(wish: Wish): void {
 		const orchestrator = this.#anyOrchestrator();
-		if (orchestrator === undefined) return;
+		if (orchestrator === undefined) {
+			if (wish.state === 'asked') wish.state = 'unknown';
+			return;
+		}
 		const { world } = this.#site;
 		wish.underWay++;
 		this.#ask(
@@ -129,7 +132,8 @@ export class Clients {
 				}
 				const kind = answer === null ? 'no answer' : kindOf(answer.error);
 				world.tell(`${wish.name} was not stored: ${kind}`);
-				if (answer !== null && !PASSING.includes(kind)) {
+				const isGone = kind === 'not_found' && wish.state !== 'stored' && wish.objectId !== null;
+				if (answer !== null && !PASSING.includes(kind) && !isGone) {
 					world.fail(new Violation(`${wish.name} was refused as ${kind}: ${(answer.error as Error).stack}`));
 				}
 				if (wish.state !== 'asked' && wish.state !== 'unknown') return;

@@ -10,6 +10,7 @@ import type { Dice } from './dice.ts';
 import type { SimNode, World } from './world.ts';
 
 export const ROOT = '/volume';
+export const DISK_BYTES = 2 ** 31;
 const BLOCK_BYTES = 4096;
 
 export class SimFile {
@@ -57,7 +58,7 @@ export class SimDisk {
 	/** False: its mount has vanished. */
 	online = true;
 	slowMs = 0;
-	capacityBytes = 2 ** 31;
+	capacityBytes = DISK_BYTES;
 	/** The next syncs fail, and what they would have kept is gone from the cache. */
 	failingSyncs = 0;
 
@@ -345,7 +346,7 @@ export class SimDisk {
 					effect: () => {
 						if (!this.online) throw 'EIO';
 						const free = Math.max(0, Math.floor((this.capacityBytes - this.#usedBytes()) / BLOCK_BYTES));
-						return { bsize: BLOCK_BYTES, blocks: 2 ** 31 / BLOCK_BYTES, bavail: free };
+						return { bsize: BLOCK_BYTES, blocks: DISK_BYTES / BLOCK_BYTES, bavail: free };
 					},
 				}),
 			fstat: (fd: number, done: Done) => call({ ms: 0.05, done, effect: () => ({ size: file(fd).sizeBytes }) }),

@@ -126,27 +126,34 @@ export class Faults {
 				return true;
 			}
 			case 'slow a link down':
-				return this.#change(network.link(from, to), { slowMs: dice.between(20, 4_000) });
+				return this.#change(network.link(from, to), { slowMs: dice.between(20, 4_000) }, { slowMs: 0 });
 			case 'lose messages':
-				return this.#change(network.link(from, to), { loss: dice.between(0.01, 0.2) });
+				return this.#change(network.link(from, to), { loss: dice.between(0.01, 0.2) }, { loss: 0 });
 			case 'break a connection':
 				for (let i = dice.below(5); i >= 0; i--) network.breakOne(dice);
 				return true;
 			case 'repeat requests':
-				return this.#change(network.link(from, to), { twice: 0.5 });
+				return this.#change(network.link(from, to), { twice: 0.5 }, { twice: 0 });
 			case 'lose answers of the metadata':
 				if (orchestrator === undefined) return false;
-				return this.#change(orchestrator.faults, { loss: dice.between(0.05, 1), slowMs: dice.between(0, 500) });
+				return this.#change(
+					orchestrator.faults,
+					{ loss: dice.between(0.05, 1), slowMs: dice.between(0, 500) },
+					{ loss: 0, slowMs: 0 },
+				);
 			case 'rot':
 			case 'spoil a sector':
 			case 'delete a shard file':
 				return this.#destroy(what);
 			case 'slow a disk down':
-				return worker !== undefined && this.#change(worker.disk, { slowMs: dice.between(50, 2_000) });
+				return worker !== undefined && this.#change(worker.disk, { slowMs: dice.between(50, 2_000) }, { slowMs: 0 });
 			case 'fill a disk':
-				return worker !== undefined && this.#change(worker.disk, { capacityBytes: dice.below(8 * 1024 * 1024) });
+				return (
+					worker !== undefined &&
+					this.#change(worker.disk, { capacityBytes: dice.below(8 * 1024 * 1024) }, { capacityBytes: DISK_BYTES })
+				);
 			case 'take a mount away':
-				return worker !== undefined && this.#change(worker.disk, { online: false });
+				return worker !== undefined && this.#change(worker.disk, { online: false }, { online: true });
 			case 'fail a sync':
 				if (worker === undefined) return false;
 				worker.disk.failingSyncs = 1 + dice.below(3);
@@ -221,11 +228,11 @@ export class Faults {
 		return worker;
 	}
 
-	#change<T extends object>(thing: T, to: Partial<T>): boolean {
-		const before = { ...Object.fromEntries(Object.keys(to).map((key) => [key, thing[key as keyof T]])) };
+	/** Until it is `well` again. */
+	#change<T extends object>(thing: T, to: Partial<T>, well: Partial<T>): boolean {
 		this.#site.world.tell(JSON.stringify(to));
 		Object.assign(thing, to);
-		this.#later(40_000, () => Object.assign(thing, before));
+		this.#later(40_000, () => Object.assign(thing, well));
 		return true;
 	}
 
