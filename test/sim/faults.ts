@@ -6,6 +6,7 @@
 import type { ShardId } from '../../core/ids.ts';
 import { type SimOrchestrator, SimWorker, type Site } from './cluster.ts';
 import type { Dice } from './dice.ts';
+import { DISK_BYTES } from './disk.ts';
 import type { Truth } from './truth.ts';
 
 /** Longer than any upload lives: two volumes must not go while one is on its way. */
