@@ -354,10 +354,12 @@ export class DiskShardStore implements ShardStore {
 				this.#shards--;
 				this.#usedBytes -= size;
 				this.#trashBytes.set(day, (this.#trashBytes.get(day) ?? 0) + size);
-				folders.add(this.#folder(shardId));
+				this.#folder(shardId).removed();
 			} catch (error) {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			}
+			// Also where it is gone already: whoever moved it away may have been killed before it was durable.
+			if (this.#folder(shardId).mayComeBack) folders.add(this.#folder(shardId));
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
 	}
@@ -535,10 +537,23 @@ class FolderSync {
 	#failure: DistroError | null = null;
 	#running: Promise<void> | null = null;
 	#next: Promise<void> | null = null;
+	/** Names taken out of it; those before this process count as one. */
+	#removals = 1;
+	#syncedRemovals = 0;
 
 	constructor(path: string, files: FileCalls) {
 		this.#path = path;
 		this.#files = files;
+	}
+
+	/** A name was taken out. */
+	removed(): void {
+		this.#removals++;
+	}
+
+	/** A name that was taken out would be there again after a power cut. */
+	get mayComeBack(): boolean {
+		return this.#syncedRemovals < this.#removals;
 	}
 
 	sync(): Promise<void> {
@@ -561,12 +576,16 @@ class FolderSync {
 
 	#run(): Promise<void> {
 		const files = this.#files;
+		const removals = this.#removals;
 		return new Promise((resolve, reject) => {
 			files.open(this.#path, 'r', (openError, fd) => {
 				if (openError !== null) return reject(foreign(openError));
 				files.fsync(fd, (error) => {
 					files.close(fd, () => {});
-					if (error === null || error === undefined) return resolve();
+					if (error === null || error === undefined) {
+						this.#syncedRemovals = removals;
+						return resolve();
+					}
 					this.#failure = foreign(error);
 					reject(this.#failure);
 				});
