@@ -4,6 +4,7 @@
  */
 
 import { openManifest } from '../../core/crypto/seal.ts';
+import { isId } from '../../core/ids.ts';
 import { Clients, type Wish } from './clients.ts';
 import { type Running, SimOrchestrator, Site } from './cluster.ts';
 import { Faults } from './faults.ts';
@@ -90,7 +91,7 @@ class Simulation {
 			} catch (error) {
 				world.fail(error);
 			}
-			world.mention(call.method);
+			world.mention(`${call.method} ${idsIn(call.args).join(' ')}`);
 		};
 		this.#site.onFailedStep = (job, error) => {
 			world.tell(`${job} failed: ${error.kind}: ${error.message}`);
@@ -304,4 +305,11 @@ class Simulation {
 			names.add(name);
 		}
 	}
+}
+
+/** All that looks like an id, to follow one through the history. */
+function idsIn(value: unknown): string[] {
+	if (typeof value === 'string') return isId(value) ? [value] : [];
+	if (typeof value !== 'object' || value === null || Buffer.isBuffer(value)) return [];
+	return Object.values(value).flatMap(idsIn);
 }
