@@ -20,6 +20,7 @@ import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
 import { syncFolder, writeFileDurably } from '../platform/files.ts';
 import { IDENTITY_FILE } from './identity.ts';
+import { RecentlyDeleted } from './recently-deleted.ts';
 import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 /**
@@ -132,6 +133,7 @@ export class DiskShardStore implements ShardStore {
 	readonly #trashBytes = new Map<string, number>();
 	#reclaiming: Promise<void> | null = null;
 	readonly #writing = new Map<ShardId, DiskWriter>();
+	readonly #deleted: RecentlyDeleted;
 	#cancelPurge: () => void = () => {};
 
 	constructor(options: DiskStoreOptions) {
@@ -142,6 +144,7 @@ export class DiskShardStore implements ShardStore {
 		this.#trashKeepMs = options.trashKeepMs ?? TRASH_KEEP_MS;
 		this.#directFromBytes = options.directFromBytes ?? DIRECT_MIN_BYTES;
 		this.#files = options.files ?? fs;
+		this.#deleted = new RecentlyDeleted(options.clock);
 	}
 
 	/** Counts what is there, and removes leftovers and old trash. */
@@ -223,6 +226,7 @@ export class DiskShardStore implements ShardStore {
 		const shortBytes = neededBytes + this.#promisedBytes + this.#reserveBytes - (this.#space?.freeBytes ?? 0);
 		// A margin, so that not every put of a full volume has to look for trash.
 		if (shortBytes > 0) await this.#reclaim(shortBytes + RECLAIM_MARGIN_BYTES);
+		this.#deleted.refuse(shardId);
 		if (this.#writing.has(shardId)) throw new DistroError('exists', `shard ${shardId} is being written`);
 		this.#promisedBytes += neededBytes;
 		const writer = new DiskWriter({
@@ -346,6 +350,7 @@ export class DiskShardStore implements ShardStore {
 		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
+			this.#deleted.add(shardId);
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#file(shardId);
 			try {

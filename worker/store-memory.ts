@@ -8,6 +8,7 @@ import { DistroError } from '../core/errors.ts';
 import type { ShardId } from '../core/ids.ts';
 import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
+import { RecentlyDeleted } from './recently-deleted.ts';
 import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 const DAY_MS = 24 * 60 * 60_000;
@@ -37,6 +38,7 @@ export class MemoryShardStore implements ShardStore {
 	readonly #volume: MemoryVolume;
 	readonly #options: MemoryStoreOptions;
 	readonly #writing = new Map<ShardId, MemoryWriter>();
+	readonly #deleted: RecentlyDeleted;
 	#promisedBytes = 0;
 	#usedBytes = 0;
 	#cancelPurge: () => void = () => {};
@@ -44,6 +46,7 @@ export class MemoryShardStore implements ShardStore {
 	constructor(options: MemoryStoreOptions) {
 		this.#volume = options.volume;
 		this.#options = options;
+		this.#deleted = new RecentlyDeleted(options.clock);
 		this.#volume.temporary.clear();
 		for (const file of this.#volume.shards.values()) this.#usedBytes += file.length;
 		this.#purge();
@@ -54,6 +57,7 @@ export class MemoryShardStore implements ShardStore {
 		this.#online();
 		const neededBytes = trailerOffset(maxBytes) + TRAILER_MAX_BYTES;
 		if (this.#freeBytes() < neededBytes) throw new DistroError('exhausted', 'the volume has no room for this shard');
+		this.#deleted.refuse(shardId);
 		if (this.#writing.has(shardId)) throw new DistroError('exists', `shard ${shardId} is being written`);
 		this.#promisedBytes += neededBytes;
 		const { clock } = this.#options;
@@ -98,6 +102,7 @@ export class MemoryShardStore implements ShardStore {
 	async delete(shardIds: readonly ShardId[]): Promise<void> {
 		this.#online();
 		for (const shardId of shardIds) {
+			this.#deleted.add(shardId);
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#volume.shards.get(shardId);
 			if (file === undefined) continue;

@@ -323,6 +323,14 @@ export function describeShardStore(
 
 			test('nothing at all is fine', () => store.delete([]));
 
+			test('a put that comes after its delete is refused', async () => {
+				const late = makeShard(random);
+				await store.delete([late.shardId]);
+				await expect(putShard(store, late)).rejects.toEqual(failing('expired'));
+				expect(await all()).toEqual([]);
+				expect(opened.temporary()).toBe(0);
+			});
+
 			test('an id that is being written never arrives', async () => {
 				const shard = makeShard(random);
 				const writer = await store.create({ shardId: shard.shardId, maxBytes: shard.cells.length, deadlineMs: 1_000 });

@@ -36,7 +36,7 @@ export interface StoreStats {
 export interface ShardStore {
 	/**
 	 * Room for `maxBytes` of cells and a trailer. `exhausted` when it would eat into the reserve, `unavailable` when the
-	 * volume is offline (its sentinel is missing). `deadlineMs` counts from now.
+	 * volume is offline (its sentinel is missing), `expired` when the shard was deleted lately. `deadlineMs` counts from now.
 	 */
 	create(options: { shardId: ShardId; maxBytes: number; deadlineMs: number }): Promise<ShardWriter>;
 	/**
