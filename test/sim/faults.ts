@@ -186,7 +186,11 @@ export class Faults {
 			case 'cancel-drain':
 			case 'forget': {
 				const { running } = dice.pick(orchestrators) as SimOrchestrator;
-				const row = dice.pick(running?.registry.rows() ?? [])?.row;
+				// Whoever is forgotten and comes back would have shards that nobody knows of.
+				const rows = running?.registry.rows() ?? [];
+				const row = dice.pick(
+					rows.filter(({ row: { workerId } }) => what !== 'forget' || this.#truth.worker(workerId)?.isGone),
+				)?.row;
 				if (!running || row === undefined) return false;
 				const busy = running.registry.rows().filter(({ row: { duty } }) => duty !== 'active').length;
 				if ((what === 'cordon' || what === 'drain') && busy >= 3) return false;

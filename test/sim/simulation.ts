@@ -32,6 +32,7 @@ export interface RunResult {
 
 const SETTLES_WITHIN_MS = 90 * 60_000;
 const OBJECTS_MAX = 30;
+const JOB_NAMES = ['expire-intents', 'deletions', 'repair', 'drain', 'rebalance'];
 
 export async function run(options: RunOptions): Promise<RunResult> {
 	const world = new World(options.seed, { trace: options.trace ?? false });
@@ -173,8 +174,10 @@ class Simulation {
 		this.clients.lostAnswers = 0;
 		while (workers.filter(({ isGone }) => !isGone).length < 7) this.#faults.addWorker();
 		await world.advance(30_000);
+		for (const job of JOB_NAMES) orchestrators[0]?.running?.cluster.askJob(job, 'resume').catch(world.fail);
 		await this.#askUntilDone();
 		this.#scrub();
+		await world.advance(1_000);
 		const endMs = world.nowMs + SETTLES_WITHIN_MS;
 		for (let left = this.#waiting(); left !== null; left = this.#waiting()) {
 			if (world.nowMs > endMs) throw new Violation(`still not settled: ${left}`);
