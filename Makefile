@@ -1,9 +1,9 @@
 # Everything goes through npm scripts, which put the project's own Node (the npm package "node") on the PATH.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export NAME
+export NAME SEED STEPS SECONDS TRACE
 
-.PHONY: help setup build generate check test soak run start migrate move bench images image-check clean
+.PHONY: help setup build generate check test sim sim-mutants soak run start migrate move bench images image-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,12 @@ check: setup ## Types, lint, import rules, generated files up to date
 
 test: build ## Every test; ends with "N passed, N failed"
 	@npm run --silent test
+
+sim: setup ## A simulated cluster with faults, many seeds for a minute; SEED=, STEPS=, SECONDS= choose others
+	@npm run --silent sim
+
+sim-mutants: setup ## Put bugs in on purpose, one by one: the simulation must find each
+	@npm run --silent sim:mutants
 
 soak: build ## The long scenarios in full
 	@npm run --silent soak

@@ -11,6 +11,10 @@ export default defineConfig({
 				test: { name: 'unit', include: ['{core,platform,worker,orchestrator,hack,test/vectors}/**/*.test.ts'] },
 			},
 			{
+				extends: true,
+				test: { name: 'simulation', include: ['test/sim/**/*.test.ts'], testTimeout: 120_000 },
+			},
+			{
 				// Real processes: one scenario at a time, so that they measure the product and not each other.
 				extends: true,
 				test: {
