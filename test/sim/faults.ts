@@ -18,11 +18,14 @@ export class Faults {
 	readonly #truth: Truth;
 	readonly #dice: Dice;
 	readonly #ends = new Set<() => void>();
+	readonly #beginUpload: () => void;
+	#haveEnded = false;
 	#lastLossMs = Number.NEGATIVE_INFINITY;
 	#hosts = 0;
 
-	constructor(site: Site, truth: Truth) {
+	constructor(site: Site, truth: Truth, beginUpload: () => void) {
 		this.#site = site;
+		this.#beginUpload = beginUpload;
 		this.#truth = truth;
 		this.#dice = site.world.dice.fork('faults');
 	}
@@ -101,9 +104,15 @@ export class Faults {
 				const node = orchestrator?.node;
 				if (!node) return false;
 				world.tell(node.name);
-				node.pause();
-				network.dropIfStill(node);
-				this.#later(dice.chance(0.3) ? 300_000 : 50_000, () => node.resume());
+				// Sometimes in the middle of an upload, for longer than its intent lasts.
+				const inUpload = dice.chance(0.6);
+				if (inUpload) this.#beginUpload();
+				world.at(inUpload ? dice.between(0.5, 20) : 0, () => {
+					if (this.#haveEnded) return;
+					node.pause();
+					network.dropIfStill(node);
+					this.#later(inUpload || dice.chance(0.3) ? 400_000 : 50_000, () => node.resume());
+				});
 				return true;
 			}
 			case 'cut a link':
@@ -295,6 +304,7 @@ export class Faults {
 
 	/** Everything works again; what is destroyed stays so. */
 	endAll(): void {
+		this.#haveEnded = true;
 		for (const end of [...this.#ends]) end();
 		this.#site.network.heal();
 		for (const orchestrator of this.#site.orchestrators) {

@@ -2,14 +2,15 @@
 
 import { run } from './simulation.ts';
 
-const { SEED, STEPS, SECONDS, TRACE } = process.env;
+const { SEED, STEPS, SECONDS, TRACE, FIRST, RUNS } = process.env;
 const steps = Number(STEPS ?? 150);
 const endMs = performance.now() + Number(SECONDS ?? 60) * 1000;
 const totals = { runs: 0, steps: 0, events: 0, hours: 0, stored: 0, reads: 0 };
-const first = SEED === undefined ? Date.now() % 1_000_000 : null;
+const first = Number(FIRST ?? Date.now() % 1_000_000);
+const runs = Number(SEED !== undefined ? 1 : (RUNS ?? Number.POSITIVE_INFINITY));
 
-for (let i = 0; SEED === undefined ? performance.now() < endMs : i < 1; i++) {
-	const seed = SEED ?? String((first ?? 0) + i);
+for (let i = 0; i < runs && (SEED !== undefined || performance.now() < endMs); i++) {
+	const seed = SEED ?? String(first + i);
 	const result = await run({ seed, steps, trace: TRACE !== undefined });
 	totals.runs++;
 	totals.steps += result.steps;

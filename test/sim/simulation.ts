@@ -80,7 +80,7 @@ class Simulation {
 		this.#world = world;
 		this.#site = new Site(world, new Network(world), seed);
 		this.#truth = new Truth(this.#site);
-		this.#faults = new Faults(this.#site, this.#truth);
+		this.#faults = new Faults(this.#site, this.#truth, () => this.clients.store());
 		this.clients = new Clients(this.#site);
 		const dice = world.dice.fork('run');
 		// Each run has some of the faults: all at once would hide each other.

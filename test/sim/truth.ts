@@ -27,7 +27,7 @@ import { TAG_BYTES } from '../../core/limits.ts';
 import { segmentHealth, worstHealth } from '../../core/model/health.ts';
 import type { Placement, Segment } from '../../core/model/segment.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
-import type { Lease, ObjectRow } from '../../orchestrator/store.ts';
+import type { Commit, Lease, ObjectRow } from '../../orchestrator/store.ts';
 import type { Running, SimWorker, Site } from './cluster.ts';
 import type { Dice } from './dice.ts';
 import type { SimFile } from './disk.ts';
@@ -129,6 +129,13 @@ export class Truth {
 	/** After a call of an orchestrator had its effect. */
 	checkCall({ method, args }: StoreCall): void {
 		const { leases } = this.#site.data;
+		if (method === 'commit') {
+			for (const { k, n, placements } of (args[0] as Commit).segments) {
+				const quorum = Math.min(n, k + Math.max(1, Math.ceil((n - k) / 2)));
+				if (placements.length < quorum)
+					throw new Violation(`a commit with ${placements.length} shards of ${k} of ${n}`);
+			}
+		}
 		for (const arg of args) {
 			if (typeof arg !== 'object' || arg === null || !('fencing' in arg) || method === 'releaseLease') continue;
 			const { name, fencing } = arg as Lease;
