@@ -348,6 +348,7 @@ export class DiskShardStore implements ShardStore {
 		const trash = this.#path('trash', day);
 		const folders = new Set<FolderSync>([this.#folderAt(trash)]);
 		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
+		const emptied = new Map<FolderSync, ShardId>();
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
 			this.#deleted.add(shardId);
@@ -364,9 +365,22 @@ export class DiskShardStore implements ShardStore {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			}
 			// Also where it is gone already: whoever moved it away may have been killed before it was durable.
-			if (this.#folder(shardId).mayComeBack) folders.add(this.#folder(shardId));
+			if (this.#folder(shardId).mayComeBack) emptied.set(this.#folder(shardId), shardId);
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
+		await Promise.all([...emptied].map(([folder, shardId]) => this.#syncEmptied(folder, shardId)));
+	}
+
+	/** Where somebody removed the folder it is made anew: what was in it must not come back either. */
+	async #syncEmptied(folder: FolderSync, shardId: ShardId): Promise<void> {
+		try {
+			await folder.sync();
+		} catch (error) {
+			const { cause } = error as DistroError;
+			if ((cause as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') throw error;
+			await this.#remakeFolder(shardId);
+			await folder.sync();
+		}
 	}
 
 	/** The folder of a shard, where somebody removed it. */
