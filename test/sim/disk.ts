@@ -369,6 +369,28 @@ export class SimDisk {
 						return [...found.names.keys()];
 					},
 				}),
+			readFile: (path: string, done: Done) =>
+				call({
+					ms: 0.1,
+					done,
+					effect: () => {
+						const found = find(path);
+						if (!(found instanceof SimFile)) throw 'EISDIR';
+						return Buffer.from(found.content());
+					},
+				}),
+			writeFile: (path: string, bytes: Buffer, _options: object, done: Done) =>
+				call({
+					ms: 1,
+					done,
+					effect: () => {
+						const [folder, name] = folderOf(path);
+						const written = new SimFile();
+						written.write(0, bytes);
+						written.syncedBytes = bytes.length;
+						folder.names.set(name, written);
+					},
+				}),
 			access: (path: string, done: Done) =>
 				call({
 					ms: 0.02,

@@ -216,7 +216,15 @@ export class Faults {
 			case 'pause a job':
 			case 'run a job': {
 				const { running } = dice.pick(orchestrators) as SimOrchestrator;
-				const job = dice.pick(['expire-intents', 'deletions', 'repair', 'drain', 'rebalance']) as string;
+				const job = dice.pick([
+					'expire-intents',
+					'deletions',
+					'repair',
+					'drain',
+					'rebalance',
+					'audit',
+					'scrub',
+				]) as string;
 				if (!running) return false;
 				world.tell(job);
 				const ask = (how: 'pause' | 'resume' | 'run') => {
