@@ -185,7 +185,8 @@ export class Faults {
 			case 'add a worker': {
 				if (this.#site.workers.filter(({ isGone }) => !isGone).length >= WORKERS_MAX) return false;
 				// Sometimes an emptied volume under an old name.
-				const old = dice.pick(this.#site.workers.filter(({ isGone }) => isGone));
+				const isFree = (name: string) => this.#site.workers.every((other) => other.isGone || other.name !== name);
+				const old = dice.pick(this.#site.workers.filter(({ isGone, name }) => isGone && isFree(name)));
 				this.addWorker(dice.chance(0.5) ? old?.name : undefined);
 				return true;
 			}

@@ -268,9 +268,16 @@ class Simulation {
 	#waiting(): string | null {
 		const { data, orchestrators, workers } = this.#site;
 		const { intents, repairs, deletions } = data;
+		const gone = new Set(workers.filter(({ isGone }) => isGone).map(({ workerId }) => workerId));
+		for (const { host, running } of orchestrators) {
+			if (running === null) return `${host} does not start`;
+			const away = running.registry
+				.rows()
+				.filter(({ row, state }) => !gone.has(row.workerId) && (state === 'suspect' || state === 'lost'));
+			if (away.length > 0) return `${host} does not hear ${away.map(({ row }) => row.name).join()}`;
+		}
 		if (intents.size > 0) return `${intents.size} intents`;
 		if (repairs.size > 0) return `${repairs.size} repairs`;
-		const gone = new Set(workers.filter(({ isGone }) => isGone).map(({ workerId }) => workerId));
 		const queued = [...deletions.values()].filter((workerId) => !gone.has(workerId));
 		if (queued.length > 0) return `${queued.length} deletions`;
 		for (const { row, segment } of this.#truth.segments()) {
@@ -280,13 +287,6 @@ class Simulation {
 			if (placements.some(({ workerId }) => gone.has(workerId))) return `shards on workers that are gone`;
 			const draining = placements.some(({ workerId }) => data.workers.get(workerId)?.duty === 'draining');
 			if (draining) return 'shards on draining workers';
-		}
-		for (const { host, running } of orchestrators) {
-			if (running === null) return `${host} does not start`;
-			const away = running.registry
-				.rows()
-				.filter(({ row, state }) => !gone.has(row.workerId) && (state === 'suspect' || state === 'lost'));
-			if (away.length > 0) return `${host} does not hear ${away.map(({ row }) => row.name).join()}`;
 		}
 		return null;
 	}
