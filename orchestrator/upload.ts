@@ -44,6 +44,7 @@ import { madeYoungBuffers } from '../platform/young-collection.ts';
 import type { Keyring, WrappedDataKey } from './keyring.ts';
 import type { ObjectInfo, Upload, UploadOptions } from './objects.types.ts';
 import type { Commit, IntendedShard, MetadataStore, ObjectRow } from './store.ts';
+import { notOpen } from './store-rules.ts';
 import type { WorkerRegistry } from './workers.ts';
 
 export interface UploadDeps {
@@ -441,6 +442,7 @@ export class UploadSession implements Upload {
 		const shards = targets.map(({ shardId, worker }) => ({ shardId, workerId: worker.workerId }));
 		if (this.#intent === 'open') {
 			await store.extend(this.uploadId, shards);
+			this.#checkIntent(this.#intentUntilMs);
 			return;
 		}
 		const expiresAtMs = clock.nowMs() + INTENT_TTL_MS;
@@ -452,6 +454,15 @@ export class UploadSession implements Upload {
 		}
 		this.#intentUntilMs = expiresAtMs;
 		this.#renewLater(INTENT_RENEW_MS);
+		this.#checkIntent(expiresAtMs);
+	}
+
+	/**
+	 * This process may have been stopped since it asked: the intent was given up then, and what would be sent now nobody
+	 * would ever delete.
+	 */
+	#checkIntent(untilMs: number): void {
+		if (this.#deps.clock.nowMs() >= untilMs) throw notOpen(this.uploadId);
 	}
 
 	#renewLater(waitMs: number): void {
