@@ -24,6 +24,7 @@ import type { GrpcShardTransport } from '../platform/shard-transport.ts';
 import { type ReadDeps, reportFinding, sourcesOf } from './download.ts';
 import { giveUp, type Intent } from './intents.ts';
 import type { Lease, RepairItem, StoredSegment } from './store.ts';
+import { notOpen } from './store-rules.ts';
 
 export interface RepairDeps extends ReadDeps {
 	readonly transport: ShardTransport & Pick<GrpcShardTransport, 'stat'>;
@@ -77,6 +78,8 @@ export async function placeShard(
 	await store.begin(intent);
 	try {
 		const recovery = await recoveryOf(deps, item);
+		// This process may have been stopped meanwhile: what would be sent now nobody would ever delete.
+		if (clock.nowMs() >= expiresAtMs) throw notOpen(uploadId);
 		const { copy } = task;
 		const { signal } = options;
 		const receipt = await rebuild(deps, { versionId, segment, shardIndex, shardId, worker, copy, recovery, signal });

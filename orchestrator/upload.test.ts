@@ -183,3 +183,21 @@ test('an object stays on the workers of its first segment, while they will do', 
 	expect(spreads).toHaveLength(1);
 	expect((await cluster.download(info)).equals(bytes)).toBe(true);
 });
+
+test('a process that was stopped for longer than its intent lasts sends nothing when it goes on', async () => {
+	const cluster = await memoryCluster({ workers: 6 });
+	let laterMs = 0;
+	const clock: Clock = { ...realClock, nowMs: () => realClock.nowMs() + laterMs };
+	const begin = cluster.store.begin.bind(cluster.store);
+	cluster.store.begin = async (intent) => {
+		await begin(intent);
+		laterMs += INTENT_TTL_MS + 1;
+	};
+	const objects = new ObjectService({ ...cluster.deps, clock });
+	const begun = await objects.beginUpload(PLAIN_UPLOAD, new AbortController().signal);
+	if (!('upload' in begun)) throw new Error('no upload');
+	await pour(random.bytes(PLAIN), begun.upload);
+	begun.upload.end();
+	await expect(begun.upload.result).rejects.toMatchObject({ kind: 'expired' });
+	expect(cluster.transport.puts).toBe(0);
+});

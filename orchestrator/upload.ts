@@ -45,6 +45,7 @@ import { giveUp } from './intents.ts';
 import type { Keyring, WrappedDataKey } from './keyring.ts';
 import type { ObjectInfo, Upload, UploadOptions } from './objects.types.ts';
 import type { Commit, IntendedShard, MetadataStore, ObjectRow } from './store.ts';
+import { notOpen } from './store-rules.ts';
 import type { WorkerRegistry } from './workers.ts';
 
 export interface UploadDeps {
@@ -462,6 +463,7 @@ export class UploadSession implements Upload {
 		this.#named.push(...shards);
 		if (this.#intent === 'open') {
 			await store.extend(this.uploadId, shards);
+			this.#checkIntent(this.#intentUntilMs);
 			return;
 		}
 		const expiresAtMs = clock.nowMs() + INTENT_TTL_MS;
@@ -473,6 +475,15 @@ export class UploadSession implements Upload {
 			return;
 		}
 		this.#renewLater(INTENT_RENEW_MS);
+		this.#checkIntent(expiresAtMs);
+	}
+
+	/**
+	 * This process may have been stopped since it asked: the intent was given up then, and what would be sent now nobody
+	 * would ever delete.
+	 */
+	#checkIntent(untilMs: number): void {
+		if (this.#deps.clock.nowMs() >= untilMs) throw notOpen(this.uploadId);
 	}
 
 	#renewLater(waitMs: number): void {

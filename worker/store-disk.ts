@@ -61,6 +61,8 @@ export type FileCalls = Pick<
 	| 'fstat'
 	| 'stat'
 	| 'readdir'
+	| 'readFile'
+	| 'writeFile'
 	| 'access'
 >;
 
@@ -150,7 +152,8 @@ export class DiskShardStore implements ShardStore {
 		// Whatever was on its way when the process ended was never acknowledged.
 		for (const name of await this.#names('tmp')) await this.#unlink(this.#path('tmp', name));
 		for (let i = 0; i < 256; i++) {
-			for (const name of await this.#shardNames(hexByte(i), { restore: true })) {
+			// None where somebody removed it: its shards are lost, and the others' worker must start.
+			for (const name of await this.#shardNames(hexByte(i))) {
 				this.#shards++;
 				this.#usedBytes += await this.#sizeOf(this.#path('shards', hexByte(i), name));
 			}
@@ -232,7 +235,7 @@ export class DiskShardStore implements ShardStore {
 			direct: maxBytes >= this.#directFromBytes,
 			final: this.#file(shardId),
 			folder: this.#folder(shardId),
-			remakeFolder: () => this.#remakeFolder(shardId.slice(0, 2)),
+			remakeFolder: () => this.#remakeFolder(shardId),
 			expiresAtMs: this.#clock.monotonicMs() + options.deadlineMs,
 			clock: this.#clock,
 			ended: (bytes) => {
@@ -345,6 +348,7 @@ export class DiskShardStore implements ShardStore {
 		const trash = this.#path('trash', day);
 		const folders = new Set<FolderSync>([this.#folderAt(trash)]);
 		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
+		const emptied = new Map<FolderSync, ShardId>();
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
 			this.#deleted.add(shardId);
@@ -361,15 +365,29 @@ export class DiskShardStore implements ShardStore {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			}
 			// Also where it is gone already: whoever moved it away may have been killed before it was durable.
-			if (this.#folder(shardId).mayComeBack) folders.add(this.#folder(shardId));
+			if (this.#folder(shardId).mayComeBack) emptied.set(this.#folder(shardId), shardId);
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
+		await Promise.all([...emptied].map(([folder, shardId]) => this.#syncEmptied(folder, shardId)));
 	}
 
-	/** One of the folders of shards, where somebody removed it. */
-	async #remakeFolder(folder: string): Promise<void> {
+	/** Where somebody removed the folder it is made anew: what was in it must not come back either. */
+	async #syncEmptied(folder: FolderSync, shardId: ShardId): Promise<void> {
+		try {
+			await folder.sync();
+		} catch (error) {
+			const { cause } = error as DistroError;
+			if ((cause as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') throw error;
+			await this.#remakeFolder(shardId);
+			await folder.sync();
+		}
+	}
+
+	/** The folder of a shard, where somebody removed it. */
+	async #remakeFolder(shardId: ShardId): Promise<void> {
 		await this.#online();
-		await fs.promises.mkdir(this.#path('shards', folder), { recursive: true });
+		await this.#makeFolder(this.#path('shards'));
+		await this.#makeFolder(this.#path('shards', shardId.slice(0, 2)));
 		await this.#folderAt(this.#path('shards')).sync();
 		await this.#folderAt(this.#dataDir).sync();
 	}
@@ -402,18 +420,6 @@ export class DiskShardStore implements ShardStore {
 		return this.#asked((done) => this.#files.readdir(this.#path(...folder), done));
 	}
 
-	/** Of the files in one folder of shards; none where somebody removed it, which `restore` makes good: its shards are lost. */
-	async #shardNames(folder: string, options: { restore?: boolean } = {}): Promise<string[]> {
-		try {
-			return await this.#names('shards', folder);
-		} catch (error) {
-			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
-			if (options.restore === true) await this.#remakeFolder(folder);
-			else await this.#online();
-			return [];
-		}
-	}
-
 	/** Rejects with the system's own error. */
 	#asked<T>(call: (done: (error: NodeJS.ErrnoException | null, result?: T) => void) => void): Promise<T> {
 		return new Promise((resolve, reject) => {
@@ -433,9 +439,20 @@ export class DiskShardStore implements ShardStore {
 		return found;
 	}
 
+	/** Of the files in one folder of shards; none where somebody removed it. */
+	async #shardNames(folder: string): Promise<string[]> {
+		try {
+			return await this.#names('shards', folder);
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
+			await this.#online();
+			return [];
+		}
+	}
+
 	async loadScrub(): Promise<Buffer | null> {
 		await this.#online();
-		return fs.promises.readFile(this.#path(SCRUB)).catch((error) => {
+		return this.#asked<Buffer>((done) => this.#files.readFile(this.#path(SCRUB), done)).catch((error) => {
 			if (error.code === 'ENOENT') return null;
 			throw foreign(error);
 		});
@@ -446,8 +463,10 @@ export class DiskShardStore implements ShardStore {
 		await this.#online();
 		const file = this.#path(SCRUB);
 		try {
-			await fs.promises.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 });
-			await fs.promises.rename(`${file}.new`, file);
+			await this.#asked<void>((done) =>
+				this.#files.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 }, done),
+			);
+			await this.#rename(`${file}.new`, file);
 		} catch (error) {
 			throw foreign(error as Error);
 		}
