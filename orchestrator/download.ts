@@ -290,7 +290,7 @@ export function sourcesOf(deps: Pick<ReadDeps, 'workers' | 'findings'>, segment:
 	for (const { shardIndex, shardId, workerId } of segment.placements) {
 		const worker = workers.ref(workerId);
 		if (worker === null) continue;
-		const lastResort = !workers.isGood(workerId) || findings.has(shardId);
+		const lastResort = findings.has(shardId) || !workers.mayRead(workerId);
 		sources.push({ shardIndex, shardId, worker, lastResort, score: workers.score(workerId) });
 	}
 	// Data shards before parity, since they need no decoding; among copies the fastest.

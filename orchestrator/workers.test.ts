@@ -425,6 +425,33 @@ describe('on a clock that is moved by hand', () => {
 		});
 	});
 
+	test('one slow worker does not make everybody wait, and only one read at a time tries it again', async () => {
+		const slow = await join('1');
+		const others = [await join('2'), await join('3'), await join('4')];
+		for (let i = 0; i < 400; i++) {
+			for (const { workerId } of others) registry.observe(workerId, { ms: 5 });
+			registry.observe(slow.workerId, { ms: 1_000 });
+		}
+		expect(registry.hedgeMs).toBeLessThan(50);
+		expect(registry.mayRead(slow.workerId)).toBe(false);
+		const later = (seconds: number) => {
+			for (let second = 0; second < seconds; second++) {
+				clock.advance(1_000);
+				for (const { heartbeat, workerId } of [slow, ...others]) {
+					heartbeat.beat(stats);
+					if (workerId !== slow.workerId) registry.observe(workerId, { ms: 5 });
+				}
+			}
+		};
+		later(31);
+		const tried = () => Array.from({ length: 5 }, () => registry.mayRead(slow.workerId));
+		expect(tried()).toEqual([true, false, false, false, false]);
+		later(3);
+		expect(tried()).toEqual([true, false, false, false, false]);
+		registry.observe(slow.workerId, { ms: 5 });
+		expect(tried()).toEqual([true, true, true, true, true]);
+	});
+
 	test('a worker that answers at once and then trickles counts as slow, and is known as such', async () => {
 		const [trickling, quick] = [await join('1'), await join('2')];
 		for (const { workerId } of [trickling, quick]) registry.observe(workerId, { ms: 3 });

@@ -34,6 +34,8 @@ import type { MetadataStore, WorkerRow } from './store.ts';
 /** How long a worker that failed or lagged is passed over while others will do; each time in a row twice as long. */
 const PENALTY_MS = 10_000;
 const PENALTY_MAX_MS = 10 * 60_000;
+/** After it one read at a time tries whether the worker is better; the others go on without it. */
+const PROBE_MS = 2_000;
 /** Latency that placement sees meanwhile: far off any median. */
 const PENALTY_LATENCY_MS = 60_000;
 /** How often an orchestrator that shares its metadata tells the others whom it hears, and learns whom they hear. */
@@ -96,6 +98,8 @@ interface Entry {
 	penaltyUntilMs: number;
 	/** Penalties since it last answered in time. */
 	penalties: number;
+	/** One read is finding out. */
+	probedUntilMs: number;
 }
 
 /** One open heartbeat stream. */
@@ -337,6 +341,7 @@ export class WorkerRegistry {
 			heardAtMs: Number.NEGATIVE_INFINITY,
 			penaltyUntilMs: 0,
 			penalties: 0,
+			probedUntilMs: Number.NEGATIVE_INFINITY,
 		});
 	}
 
@@ -373,6 +378,16 @@ export class WorkerRegistry {
 		if (entry === undefined || !isReachable(this.#state(entry))) return false;
 		const latencyMs = this.#latencyMs(entry);
 		return latencyMs === undefined || latencyMs <= this.#slowerThanMs();
+	}
+
+	/** The same for a read that would use it: of a worker that was passed over, only one at a time finds out whether it is better. */
+	mayRead(workerId: WorkerId): boolean {
+		const entry = this.#workers.get(workerId);
+		if (entry === undefined || !this.isGood(workerId)) return false;
+		const nowMs = this.#clock.monotonicMs();
+		if (entry.penalties > 0 && nowMs < entry.probedUntilMs) return false;
+		if (entry.penalties > 0) entry.probedUntilMs = nowMs + PROBE_MS;
+		return true;
 	}
 
 	/**
@@ -522,6 +537,7 @@ export class WorkerRegistry {
 		} else {
 			entry.heardAtMs = this.#clock.monotonicMs();
 			if (outcome.ms <= this.#hedgeMs) entry.penalties = 0;
+			else if (outcome.ms > this.#slowerThanMs()) entry.penalties = Math.max(1, entry.penalties);
 			this.#hedgeTokens = Math.min(HEDGE_BURST, this.#hedgeTokens + HEDGE_SHARE);
 			this.#measured(entry, outcome.ms);
 		}
@@ -538,6 +554,8 @@ export class WorkerRegistry {
 		const before = this.#measuredMs(entry);
 		entry.latencyMs = before === undefined ? ms : before + EWMA_WEIGHT * (ms - before);
 		entry.measuredAtMs = this.#clock.monotonicMs();
+		// The tail of the others: with it one slow worker would make everybody wait for it.
+		if (ms > this.#slowerThanMs()) return;
 		this.#samplesMs[this.#sampleAt % LATENCY_SAMPLES] = ms;
 		if (++this.#sampleAt % LATENCY_SAMPLES !== 0) return;
 		const sorted = this.#samplesMs.toSorted((a, b) => a - b);

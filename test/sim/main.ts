@@ -2,7 +2,9 @@
 
 import { run } from './simulation.ts';
 
-const { SEED, STEPS, SECONDS, TRACE, FIRST, RUNS } = process.env;
+// What make exports unset is empty.
+const given = Object.fromEntries(Object.entries(process.env).filter(([, value]) => value !== ''));
+const { SEED, STEPS, SECONDS, TRACE, FIRST, RUNS } = given;
 const steps = Number(STEPS ?? 150);
 const endMs = performance.now() + Number(SECONDS ?? 60) * 1000;
 const totals = { runs: 0, steps: 0, events: 0, hours: 0, stored: 0, reads: 0 };
