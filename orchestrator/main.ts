@@ -39,6 +39,8 @@ import { EXCHANGE_ALONE_MS, EXCHANGE_MS, WorkerRegistry } from './workers.ts';
 /** How long uploads and downloads may finish after the word to stop. */
 const DRAIN_MS = 8_000;
 const CLOSE_IDLE_MS = 100;
+/** Repair gives way to people whose last transfer is not longer ago. */
+const BUSY_MOMENT_MS = 1_000;
 /** Workers hear after this that they are to scrub now, or to pause. */
 const SCRUB_ORDERS_MS = 1_000;
 
@@ -174,7 +176,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		pool: mendPool,
 		lanes: config.mendLanes,
 		share: config.mendShare,
-		isBusy: () => pool.usedBytes > 0,
+		isBusy: () => pool.isBusy(BUSY_MOMENT_MS),
 		onOutcome: ({ kind, stored, shardIndex, bytes, error }: MendOutcome) => {
 			metrics.repairs.inc({ kind, outcome: error === null ? 'done' : isNeedless(error) ? 'needless' : 'failed' });
 			if (error === null) metrics.repairedBytes.inc({ kind }, bytes);

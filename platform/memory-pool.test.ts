@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Clock } from '../core/ports.ts';
+import { ManualClock } from '../test/support/clock.ts';
 import { ArenaPool } from './memory-pool.ts';
 
 const PAGE = 4096;
@@ -77,4 +78,18 @@ describe('ArenaPool', () => {
 		await expect(pool.acquire([70_000], { timeoutMs: 1 })).rejects.toMatchObject({ kind: 'exhausted' });
 		expect(pool.waiting).toBe(0);
 	});
+});
+
+test('busy while somebody has memory, and for a moment after', () => {
+	const clock = new ManualClock();
+	const pool = new ArenaPool(1024 * 1024, { clock });
+	expect(pool.isBusy(1_000)).toBe(false);
+	const lease = pool.tryAcquire([4096]);
+	clock.advance(60_000);
+	expect(pool.isBusy(1_000)).toBe(true);
+	lease?.release();
+	clock.advance(999);
+	expect(pool.isBusy(1_000)).toBe(true);
+	clock.advance(1);
+	expect(pool.isBusy(1_000)).toBe(false);
 });

@@ -43,6 +43,7 @@ export class ArenaPool implements MemoryPool {
 	/** Free extents in order of offset, never touching each other. */
 	#free: Extent[];
 	#usedBytes = 0;
+	#usedAtMs = Number.NEGATIVE_INFINITY;
 	readonly #waiters: Waiter[] = [];
 	#waitedCount = 0;
 
@@ -56,6 +57,11 @@ export class ArenaPool implements MemoryPool {
 
 	get usedBytes(): number {
 		return this.#usedBytes;
+	}
+
+	/** Whether somebody has, or had a moment ago, memory of it. */
+	isBusy(momentMs: number): boolean {
+		return this.#usedBytes > 0 || this.#clock.monotonicMs() - this.#usedAtMs < momentMs;
 	}
 
 	/** How many acquisitions had to wait, since the start. */
@@ -171,6 +177,7 @@ export class ArenaPool implements MemoryPool {
 
 	#give(extent: Extent): void {
 		this.#usedBytes -= extent.bytes;
+		this.#usedAtMs = this.#clock.monotonicMs();
 		let at = 0;
 		while (at < this.#free.length && (this.#free[at] as Extent).offset < extent.offset) at++;
 		const before = this.#free[at - 1];
