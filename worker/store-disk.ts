@@ -61,6 +61,8 @@ export type FileCalls = Pick<
 	| 'fstat'
 	| 'stat'
 	| 'readdir'
+	| 'readFile'
+	| 'writeFile'
 	| 'access'
 >;
 
@@ -345,6 +347,7 @@ export class DiskShardStore implements ShardStore {
 		const trash = this.#path('trash', day);
 		const folders = new Set<FolderSync>([this.#folderAt(trash)]);
 		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
+		const emptied = new Map<FolderSync, ShardId>();
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
 			this.#deleted.add(shardId);
@@ -361,15 +364,29 @@ export class DiskShardStore implements ShardStore {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			}
 			// Also where it is gone already: whoever moved it away may have been killed before it was durable.
-			if (this.#folder(shardId).mayComeBack) folders.add(this.#folder(shardId));
+			if (this.#folder(shardId).mayComeBack) emptied.set(this.#folder(shardId), shardId);
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
+		await Promise.all([...emptied].map(([folder, shardId]) => this.#syncEmptied(folder, shardId)));
+	}
+
+	/** Where somebody removed the folder it is made anew: what was in it must not come back either. */
+	async #syncEmptied(folder: FolderSync, shardId: ShardId): Promise<void> {
+		try {
+			await folder.sync();
+		} catch (error) {
+			const { cause } = error as DistroError;
+			if ((cause as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') throw error;
+			await this.#remakeFolder(shardId.slice(0, 2));
+			await folder.sync();
+		}
 	}
 
 	/** One of the folders of shards, where somebody removed it. */
 	async #remakeFolder(folder: string): Promise<void> {
 		await this.#online();
-		await fs.promises.mkdir(this.#path('shards', folder), { recursive: true });
+		await this.#makeFolder(this.#path('shards'));
+		await this.#makeFolder(this.#path('shards', folder));
 		await this.#folderAt(this.#path('shards')).sync();
 		await this.#folderAt(this.#dataDir).sync();
 	}
@@ -435,7 +452,7 @@ export class DiskShardStore implements ShardStore {
 
 	async loadScrub(): Promise<Buffer | null> {
 		await this.#online();
-		return fs.promises.readFile(this.#path(SCRUB)).catch((error) => {
+		return this.#asked<Buffer>((done) => this.#files.readFile(this.#path(SCRUB), done)).catch((error) => {
 			if (error.code === 'ENOENT') return null;
 			throw foreign(error);
 		});
@@ -446,8 +463,10 @@ export class DiskShardStore implements ShardStore {
 		await this.#online();
 		const file = this.#path(SCRUB);
 		try {
-			await fs.promises.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 });
-			await fs.promises.rename(`${file}.new`, file);
+			await this.#asked<void>((done) =>
+				this.#files.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 }, done),
+			);
+			await this.#rename(`${file}.new`, file);
 		} catch (error) {
 			throw foreign(error as Error);
 		}
