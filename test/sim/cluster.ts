@@ -5,8 +5,11 @@ import { type MasterKeyring, parseMasterKeys } from '../../core/crypto/keys.ts';
 import { rawPublicKey } from '../../core/crypto/sign.ts';
 import { asDistroError, type DistroError } from '../../core/errors.ts';
 import { type ClusterId, newId, type WorkerId } from '../../core/ids.ts';
+import { LARGE_CELL_BYTES } from '../../core/limits.ts';
 import { DEFAULT_POLICY } from '../../core/model/redundancy.ts';
 import type { Random } from '../../core/ports.ts';
+import { auditJob } from '../../orchestrator/audit.ts';
+import { shardDrawer } from '../../orchestrator/audit-draw.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
 import { Findings } from '../../orchestrator/findings.ts';
 import { JobControl } from '../../orchestrator/job-control.ts';
@@ -15,11 +18,14 @@ import { Keyring } from '../../orchestrator/keyring.ts';
 import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
 import { ObjectService } from '../../orchestrator/objects.ts';
+import { ScrubDesk } from '../../orchestrator/scrub.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
+import { openStoreClock, SYNC_EVERY_MS } from '../../orchestrator/store-clock.ts';
 import { MemoryMetadata, MemoryMetadataStore } from '../../orchestrator/store-memory.ts';
 import { Watch } from '../../orchestrator/watch.ts';
 import { EXCHANGE_MS, type Heartbeat, WorkerRegistry } from '../../orchestrator/workers.ts';
 import type { GrpcShardTransport } from '../../platform/shard-transport.ts';
+import { Scrubber, type ScrubReport } from '../../worker/scrub.ts';
 import { shardHandlers } from '../../worker/service.ts';
 import { DiskShardStore } from '../../worker/store-disk.ts';
 import { seededRandom } from '../support/clock.ts';
@@ -33,6 +39,10 @@ import { SimNode, type World } from './world.ts';
 const MiB = 1024 * 1024;
 export const LOST_AFTER_MS = 60_000;
 const HEARTBEAT_MS = 2_000;
+const SCRUB_ORDERS_MS = 2_000;
+const SCRUB_PERIOD_MS = 30 * 60_000;
+const SCRUB_BYTES_PER_SECOND = 20 * MiB;
+const AUDITS_PER_HOUR = 60;
 const ANSWER_TIMEOUT_MS = 10_000;
 /** RFC 8410, up to the key itself. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
@@ -80,6 +90,7 @@ export interface Running {
 	readonly pools: readonly PlainPool[];
 	readonly transport: SimTransport;
 	readonly jobs: JobControl;
+	readonly scrub: ScrubDesk;
 }
 
 export class SimOrchestrator {
@@ -115,7 +126,6 @@ export class SimOrchestrator {
 
 	async #begin(node: SimNode): Promise<void> {
 		const { world, network, clusterId, master, store: inner, seed } = this.#site;
-		const { clock } = node;
 		const random: Random = seededRandom(`${seed} ${node.name}`);
 		const store: MetadataStore = remoteStore({
 			world,
@@ -125,6 +135,8 @@ export class SimOrchestrator {
 			faults: this.faults,
 			onDone: (call) => this.#site.onStoreCall(call),
 		});
+		// As orchestrators that share their metadata: its time of day.
+		const clock = await openStoreClock(store, node.clock);
 		const keyring = await Keyring.open({ store, master, clusterId, clock, random });
 		const registry = new WorkerRegistry({ store, clock, shared: true, lostAfterMs: LOST_AFTER_MS });
 		await registry.read();
@@ -138,6 +150,7 @@ export class SimOrchestrator {
 		const pool = new PlainPool(24 * MiB, clock);
 		const jobControl = new JobControl({ store, clock });
 		const findings = new Findings({ store, clock, onReport: () => {} });
+		const scrub = new ScrubDesk({ findings });
 		const policy = DEFAULT_POLICY;
 		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
 		const objects = new ObjectService({ ...deps, inlineMaxBytes: 4096 });
@@ -145,9 +158,8 @@ export class SimOrchestrator {
 			clusterId,
 			store,
 			workers: registry,
-			// Its workers don't scrub: rot is found by reads.
-			scrub: { report: () => null },
 			jobs: jobControl,
+			scrub,
 			policy,
 			pools: [pool, mendPool],
 		});
@@ -168,19 +180,35 @@ export class SimOrchestrator {
 			drainJob(mendDeps),
 			rebalanceJob(mendDeps),
 			watch.job,
+			auditJob({
+				workers: registry,
+				transport,
+				store,
+				findings,
+				drawShard: shardDrawer({ store, clock, random }),
+				clock,
+				random,
+				perHour: AUDITS_PER_HOUR,
+				onOutcome: (workerId, outcome) => watch.audited(workerId, outcome),
+			}),
 		];
-		const exchange: Job = {
-			name: 'workers',
-			step: async () => {
-				await registry.exchange();
-				return EXCHANGE_MS;
+		const ownJobs: Job[] = [
+			{ name: 'workers', step: () => registry.exchange().then(() => EXCHANGE_MS) },
+			{ name: 'clock', step: () => clock.sync().then(() => SYNC_EVERY_MS) },
+			{
+				name: 'scrub orders',
+				step: async () => {
+					const { paused, runs } = await jobControl.asked('scrub');
+					scrub.orders = { paused, pass: runs };
+					return SCRUB_ORDERS_MS;
+				},
 			},
-		};
-		runJobs([exchange, ...jobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))], {
+		];
+		runJobs([...ownJobs, ...jobs.map((job) => exclusive(jobControl.steer(job), { store, clock, holder }))], {
 			clock,
 			onFailed: (job, error) => this.#site.onFailedStep(job, error),
 		});
-		network.hosts.set(this.host, { node, accept: (connection) => serveHeartbeat(connection, registry) });
+		network.hosts.set(this.host, { node, accept: (connection) => serveHeartbeat(connection, { registry, scrub }) });
 		this.running = {
 			node,
 			objects,
@@ -191,6 +219,7 @@ export class SimOrchestrator {
 			pools: [pool, mendPool],
 			transport: simulated,
 			jobs: jobControl,
+			scrub,
 		};
 	}
 
@@ -215,26 +244,34 @@ interface Registration {
 }
 
 type Beat = Parameters<Heartbeat['beat']>[0];
+type Answering = ReturnType<ScrubDesk['stream']>;
 
 /** An orchestrator's side of a worker's stream: what orchestrator/service.ts does. */
 interface HeartbeatServer {
 	register(worker: Registration): Promise<void>;
 	open(workerId: WorkerId): void;
-	beat(stats: Beat): void;
+	beat(stats: Beat, scrubbed: ScrubReport): ReturnType<Answering>;
 }
 
 const heartbeatServers = new WeakMap<Connection, HeartbeatServer>();
 
-function serveHeartbeat(connection: Connection, registry: WorkerRegistry): void {
+function serveHeartbeat(connection: Connection, o: { registry: WorkerRegistry; scrub: ScrubDesk }): void {
+	const { registry, scrub } = o;
+	let answering: Answering | null = null;
 	let stream: Heartbeat | null = null;
 	connection.server.onBreak = () => stream?.closed();
 	heartbeatServers.set(connection, {
 		register: (worker) => registry.register(worker),
 		open: (workerId) => {
 			// A call that broke off before it began opens nothing.
-			if (!connection.server.isClosed) stream = registry.heartbeat(workerId);
+			if (connection.server.isClosed) return;
+			stream = registry.heartbeat(workerId);
+			answering = scrub.stream(workerId);
 		},
-		beat: (stats) => stream?.beat(stats),
+		beat: (stats, { findings, ...report }) => {
+			stream?.beat(stats);
+			return answering?.(report, findings) ?? { acknowledged: [], paused: false, pass: 0 };
+		},
 	});
 }
 
@@ -299,11 +336,23 @@ export class SimWorker {
 			onBytes: () => {},
 		});
 		network.hosts.set(this.host, { node, shards: { workerId: this.workerId, handlers } });
-		for (const { host } of this.#site.orchestrators) this.#heartbeats(node, host, store);
+		const scrubber = new Scrubber({
+			store,
+			pool,
+			clock,
+			random: seededRandom(`${this.#site.seed} scrub ${node.name}`),
+			buffer: Buffer.alloc(LARGE_CELL_BYTES),
+			periodMs: SCRUB_PERIOD_MS,
+			ceiling: SCRUB_BYTES_PER_SECOND,
+			log: { info: () => {}, warn: () => {} },
+		});
+		for (const { host } of this.#site.orchestrators) this.#heartbeats(node, host, { store, scrubber });
+		scrubber.start();
 	}
 
 	/** As worker/heartbeat.ts does it over gRPC. */
-	#heartbeats(node: SimNode, orchestrator: string, store: DiskShardStore): void {
+	#heartbeats(node: SimNode, orchestrator: string, o: { store: DiskShardStore; scrubber: Scrubber }): void {
+		const { store, scrubber } = o;
 		const { network, world } = this.#site;
 		const { clock } = node;
 		const dice = world.dice.fork(`heartbeat ${node.name} ${orchestrator}`);
@@ -330,9 +379,15 @@ export class SimWorker {
 					() => ({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false }),
 				);
 				if (isOver) return;
+				const report = scrubber.report();
+				// A volume that is gone proves nothing, not even what was found before.
+				const told = stats.online ? report : { ...report, findings: [] };
 				connection.toServer(() => {
-					heartbeatServers.get(connection)?.beat(stats);
-					connection.toClient(awaitAnswer);
+					const answer = heartbeatServers.get(connection)?.beat(stats, told);
+					connection.toClient(() => {
+						awaitAnswer();
+						if (answer !== undefined) scrubber.heard(answer);
+					});
 				});
 				cancelBeat = clock.schedule(HEARTBEAT_MS, beat);
 			};

@@ -44,6 +44,8 @@ class Folder {
 	names = new Map<string, SimFile | Folder>();
 	/** As they survive. */
 	synced = new Map<string, SimFile | Folder>();
+	/** Which of its syncs that was: one that began before has nothing to add. */
+	syncedAt = 0;
 }
 
 type Done = (error: NodeJS.ErrnoException | null, result?: unknown) => void;
@@ -55,6 +57,7 @@ export class SimDisk {
 	#folders = new Map<string, Folder>();
 	/** Grows with each power cut: calls of before have no effect any more. */
 	#powerCuts = 0;
+	#syncs = 0;
 	/** False: its mount has vanished. */
 	online = true;
 	slowMs = 0;
@@ -264,6 +267,7 @@ export class SimDisk {
 				const target = open.get(fd);
 				const sizeBytes = target instanceof SimFile ? target.sizeBytes : 0;
 				const names = target instanceof Folder ? new Map(target.names) : null;
+				const began = ++this.#syncs;
 				call({
 					ms: 1,
 					done,
@@ -278,8 +282,10 @@ export class SimDisk {
 							}
 							throw 'EIO';
 						}
-						if (target instanceof Folder) target.synced = names as Folder['names'];
-						else target.syncedBytes = Math.max(target.syncedBytes, sizeBytes);
+						if (target instanceof Folder) {
+							if (target.syncedAt < began) target.synced = names as Folder['names'];
+							target.syncedAt = Math.max(target.syncedAt, began);
+						} else target.syncedBytes = Math.max(target.syncedBytes, sizeBytes);
 						return undefined;
 					},
 				});
@@ -367,6 +373,28 @@ export class SimDisk {
 						const found = find(path);
 						if (!(found instanceof Folder)) throw 'ENOTDIR';
 						return [...found.names.keys()];
+					},
+				}),
+			readFile: (path: string, done: Done) =>
+				call({
+					ms: 0.1,
+					done,
+					effect: () => {
+						const found = find(path);
+						if (!(found instanceof SimFile)) throw 'EISDIR';
+						return Buffer.from(found.content());
+					},
+				}),
+			writeFile: (path: string, bytes: Buffer, _options: object, done: Done) =>
+				call({
+					ms: 1,
+					done,
+					effect: () => {
+						const [folder, name] = folderOf(path);
+						const written = new SimFile();
+						written.write(0, bytes);
+						written.syncedBytes = bytes.length;
+						folder.names.set(name, written);
 					},
 				}),
 			access: (path: string, done: Done) =>

@@ -185,7 +185,8 @@ export class Faults {
 			case 'add a worker': {
 				if (this.#site.workers.filter(({ isGone }) => !isGone).length >= WORKERS_MAX) return false;
 				// Sometimes an emptied volume under an old name.
-				const old = dice.pick(this.#site.workers.filter(({ isGone }) => isGone));
+				const isFree = (name: string) => this.#site.workers.every((other) => other.isGone || other.name !== name);
+				const old = dice.pick(this.#site.workers.filter(({ isGone, name }) => isGone && isFree(name)));
 				this.addWorker(dice.chance(0.5) ? old?.name : undefined);
 				return true;
 			}
@@ -216,7 +217,15 @@ export class Faults {
 			case 'pause a job':
 			case 'run a job': {
 				const { running } = dice.pick(orchestrators) as SimOrchestrator;
-				const job = dice.pick(['expire-intents', 'deletions', 'repair', 'drain', 'rebalance']) as string;
+				const job = dice.pick([
+					'expire-intents',
+					'deletions',
+					'repair',
+					'drain',
+					'rebalance',
+					'audit',
+					'scrub',
+				]) as string;
 				if (!running) return false;
 				world.tell(job);
 				const ask = (how: 'pause' | 'resume' | 'run') => {

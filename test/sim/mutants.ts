@@ -157,7 +157,7 @@ const MUTANTS: readonly Mutant[] = [
 	{
 		bug: '(was in the product) a delete that is asked again does not sync the folder',
 		file: 'worker/store-disk.ts',
-		from: 'if (this.#folder(shardId).mayComeBack) folders.add(this.#folder(shardId));',
+		from: 'if (this.#folder(shardId).mayComeBack) emptied.set(this.#folder(shardId), shardId);',
 		to: '',
 	},
 	{

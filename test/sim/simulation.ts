@@ -32,7 +32,7 @@ export interface RunResult {
 
 const SETTLES_WITHIN_MS = 90 * 60_000;
 const OBJECTS_MAX = 30;
-const JOB_NAMES = ['expire-intents', 'deletions', 'repair', 'drain', 'rebalance'];
+const JOB_NAMES = ['expire-intents', 'deletions', 'repair', 'drain', 'rebalance', 'audit', 'scrub'];
 
 export async function run(options: RunOptions): Promise<RunResult> {
 	const world = new World(options.seed, { trace: options.trace ?? false });
@@ -174,10 +174,10 @@ class Simulation {
 		this.clients.lostAnswers = 0;
 		while (workers.filter(({ isGone }) => !isGone).length < 7) this.#faults.addWorker();
 		await world.advance(30_000);
-		for (const job of JOB_NAMES) orchestrators[0]?.running?.cluster.askJob(job, 'resume').catch(world.fail);
+		for (const job of JOB_NAMES)
+			orchestrators[0]?.running?.cluster.askJob(job, 'resume').catch((error) => world.fail(error));
 		await this.#askUntilDone();
-		this.#scrub();
-		await world.advance(1_000);
+		await this.#look();
 		const endMs = world.nowMs + SETTLES_WITHIN_MS;
 		for (let left = this.#waiting(); left !== null; left = this.#waiting()) {
 			if (world.nowMs > endMs) throw new Violation(`still not settled: ${left}`);
@@ -243,25 +243,41 @@ class Simulation {
 		}
 	}
 
-	/** What scrubs and audits would find. */
-	#scrub(): void {
-		const { running } = this.#site.orchestrators[0] as SimOrchestrator;
+	/** A pass of scrubbing finds all that is rotten; what is not there at all only audits find, by and by: not waited for. */
+	async #look(): Promise<void> {
+		const world = this.#world;
+		const { cluster, findings } = (this.#site.orchestrators[0] as SimOrchestrator).running as Running;
+		cluster.askJob('scrub', 'run').catch((error) => world.fail(error));
+		await world.advance(120_000);
 		for (const { row, segment } of this.#truth.segments()) {
 			for (const placement of segment.placements) {
 				const detail = this.#truth.wrongWith(row, segment, placement);
-				const isThere = this.#truth.worker(placement.workerId)?.isGone === false;
-				if (detail !== null && isThere) running?.findings.report({ ...placement, kind: 'corrupt', detail });
+				const disk = this.#truth.worker(placement.workerId)?.disk;
+				if (detail === null || this.#truth.worker(placement.workerId)?.isGone !== false) continue;
+				if (this.#site.data.findings.has(placement.shardId)) continue;
+				if (disk?.shard(placement.shardId) !== null) {
+					throw new Violation(`scrubbing did not find shard ${placement.shardId}: ${detail}`);
+				}
+				findings.report({ ...placement, kind: 'missing', detail });
 			}
 		}
+		await world.advance(1_000);
 	}
 
 	/** What there is still to do, or null. */
 	#waiting(): string | null {
 		const { data, orchestrators, workers } = this.#site;
 		const { intents, repairs, deletions } = data;
+		const gone = new Set(workers.filter(({ isGone }) => isGone).map(({ workerId }) => workerId));
+		for (const { host, running } of orchestrators) {
+			if (running === null) return `${host} does not start`;
+			const away = running.registry
+				.rows()
+				.filter(({ row, state }) => !gone.has(row.workerId) && (state === 'suspect' || state === 'lost'));
+			if (away.length > 0) return `${host} does not hear ${away.map(({ row }) => row.name).join()}`;
+		}
 		if (intents.size > 0) return `${intents.size} intents`;
 		if (repairs.size > 0) return `${repairs.size} repairs`;
-		const gone = new Set(workers.filter(({ isGone }) => isGone).map(({ workerId }) => workerId));
 		const queued = [...deletions.values()].filter((workerId) => !gone.has(workerId));
 		if (queued.length > 0) return `${queued.length} deletions`;
 		for (const { row, segment } of this.#truth.segments()) {
@@ -271,13 +287,6 @@ class Simulation {
 			if (placements.some(({ workerId }) => gone.has(workerId))) return `shards on workers that are gone`;
 			const draining = placements.some(({ workerId }) => data.workers.get(workerId)?.duty === 'draining');
 			if (draining) return 'shards on draining workers';
-		}
-		for (const { host, running } of orchestrators) {
-			if (running === null) return `${host} does not start`;
-			const away = running.registry
-				.rows()
-				.filter(({ row, state }) => !gone.has(row.workerId) && (state === 'suspect' || state === 'lost'));
-			if (away.length > 0) return `${host} does not hear ${away.map(({ row }) => row.name).join()}`;
 		}
 		return null;
 	}

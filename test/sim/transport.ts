@@ -3,6 +3,7 @@
 import { asDistroError, DistroError } from '../../core/errors.ts';
 import type { ShardId } from '../../core/ids.ts';
 import { GET_STALL_MS } from '../../core/limits.ts';
+import type { AuditAnswer, AuditQuestion } from '../../core/model/audit.ts';
 import type {
 	ShardGet,
 	ShardGetEvents,
@@ -21,7 +22,7 @@ import type { SimNode } from './world.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
 
-export class SimTransport implements ShardTransport, Pick<GrpcShardTransport, 'stat' | 'delete'> {
+export class SimTransport implements ShardTransport, Pick<GrpcShardTransport, 'stat' | 'delete' | 'audit'> {
 	readonly #network: Network;
 	readonly #host: string;
 	readonly #node: SimNode;
@@ -159,6 +160,10 @@ export class SimTransport implements ShardTransport, Pick<GrpcShardTransport, 's
 
 	async delete(worker: WorkerRef, shardIds: readonly ShardId[], options: { timeoutMs: number }): Promise<void> {
 		await this.#ask(worker, (handlers) => handlers.delete(shardIds), options.timeoutMs);
+	}
+
+	async audit(worker: WorkerRef, question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer> {
+		return this.#ask(worker, (handlers) => handlers.audit(question, options), options.deadlineMs);
 	}
 
 	#ask<T>(worker: WorkerRef, what: (handlers: ShardHandlers) => Promise<T>, timeoutMs: number): Promise<T> {
