@@ -581,6 +581,14 @@ describe('folders of shards that somebody removed', () => {
 		await again.close();
 	});
 
+	test('what was in it is deleted all the same', async () => {
+		const dataDir = newFolder();
+		const store = await open(dataDir);
+		fs.rmSync(join(dataDir, 'shards', 'ab'), { recursive: true });
+		await store.delete([neighbour().shardId]);
+		await store.close();
+	});
+
 	test('where nothing is mounted any more none are made', async () => {
 		const dataDir = newFolder();
 		const store = await open(dataDir);

@@ -152,8 +152,7 @@ export class DiskShardStore implements ShardStore {
 		// Whatever was on its way when the process ended was never acknowledged.
 		for (const name of await this.#names('tmp')) await this.#unlink(this.#path('tmp', name));
 		for (let i = 0; i < 256; i++) {
-			// None where somebody removed it: its shards are lost, and the others' worker must start.
-			for (const name of await this.#shardNames(hexByte(i))) {
+			for (const name of await this.#shardNames(hexByte(i), { restore: true })) {
 				this.#shards++;
 				this.#usedBytes += await this.#sizeOf(this.#path('shards', hexByte(i), name));
 			}
@@ -235,7 +234,7 @@ export class DiskShardStore implements ShardStore {
 			direct: maxBytes >= this.#directFromBytes,
 			final: this.#file(shardId),
 			folder: this.#folder(shardId),
-			remakeFolder: () => this.#remakeFolder(shardId),
+			remakeFolder: () => this.#remakeFolder(shardId.slice(0, 2)),
 			expiresAtMs: this.#clock.monotonicMs() + options.deadlineMs,
 			clock: this.#clock,
 			ended: (bytes) => {
@@ -378,16 +377,16 @@ export class DiskShardStore implements ShardStore {
 		} catch (error) {
 			const { cause } = error as DistroError;
 			if ((cause as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') throw error;
-			await this.#remakeFolder(shardId);
+			await this.#remakeFolder(shardId.slice(0, 2));
 			await folder.sync();
 		}
 	}
 
-	/** The folder of a shard, where somebody removed it. */
-	async #remakeFolder(shardId: ShardId): Promise<void> {
+	/** One of the folders of shards, where somebody removed it. */
+	async #remakeFolder(folder: string): Promise<void> {
 		await this.#online();
 		await this.#makeFolder(this.#path('shards'));
-		await this.#makeFolder(this.#path('shards', shardId.slice(0, 2)));
+		await this.#makeFolder(this.#path('shards', folder));
 		await this.#folderAt(this.#path('shards')).sync();
 		await this.#folderAt(this.#dataDir).sync();
 	}
@@ -420,6 +419,18 @@ export class DiskShardStore implements ShardStore {
 		return this.#asked((done) => this.#files.readdir(this.#path(...folder), done));
 	}
 
+	/** Of the files in one folder of shards; none where somebody removed it, which `restore` makes good: its shards are lost. */
+	async #shardNames(folder: string, options: { restore?: boolean } = {}): Promise<string[]> {
+		try {
+			return await this.#names('shards', folder);
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
+			if (options.restore === true) await this.#remakeFolder(folder);
+			else await this.#online();
+			return [];
+		}
+	}
+
 	/** Rejects with the system's own error. */
 	#asked<T>(call: (done: (error: NodeJS.ErrnoException | null, result?: T) => void) => void): Promise<T> {
 		return new Promise((resolve, reject) => {
@@ -437,17 +448,6 @@ export class DiskShardStore implements ShardStore {
 			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
 		}
 		return found;
-	}
-
-	/** Of the files in one folder of shards; none where somebody removed it. */
-	async #shardNames(folder: string): Promise<string[]> {
-		try {
-			return await this.#names('shards', folder);
-		} catch (error) {
-			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
-			await this.#online();
-			return [];
-		}
 	}
 
 	async loadScrub(): Promise<Buffer | null> {
