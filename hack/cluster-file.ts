@@ -55,11 +55,18 @@ export function removeClusterFile(dataDir: string): void {
 	rmSync(clusterFilePath(dataDir), { force: true });
 }
 
+/** One that has ended and whose parent has not asked for its exit code yet is not alive, though a signal still reaches it. */
 export function isAlive(pid: number): boolean {
 	try {
 		process.kill(pid, 0);
-		return true;
 	} catch (error) {
 		return (error as NodeJS.ErrnoException).code === 'EPERM';
+	}
+	try {
+		const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+		return stat.slice(stat.lastIndexOf(')') + 2, stat.lastIndexOf(')') + 3) !== 'Z';
+	} catch {
+		// Elsewhere than on Linux nobody says.
+		return true;
 	}
 }
