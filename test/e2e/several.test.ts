@@ -27,6 +27,9 @@ async function putByEach(): Promise<void> {
 
 async function expectIntactByEach(): Promise<void> {
 	for (const http of c.orchestrators) {
+		// An orchestrator that has just started waits for its workers, but not for ever.
+		const allReady = async () => (await cluster(http)).workers.every(({ state }) => state === 'ready');
+		await until(allReady, { what: `${http} to hear all workers` });
 		for (const object of stored) expect(await isIntact(http, object), `${object.size} bytes by ${http}`).toBe(true);
 	}
 }
