@@ -10,14 +10,11 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createFileDurably, writeFileDurably } from '../platform/files.ts';
-import { hasPostgres, startPostgres, startPostgrest } from './dev-database.ts';
-import { ORCHESTRATOR, SERVICE_KEY_FILE } from './environment.ts';
+import { startPostgres, startPostgrest } from './dev-database.ts';
+import { hasPostgres, ORCHESTRATOR, POSTGRES, POSTGREST, SERVICE_KEY_FILE } from './environment.ts';
 import type { Member } from './members.ts';
 import { migrate } from './migrate.ts';
 import { freePort, LOOPBACK } from './ports.ts';
-
-export const POSTGRES = 'postgres';
-export const POSTGREST = 'postgrest';
 
 export interface DatabaseMembers {
 	/** In the order in which they start. */
@@ -75,7 +72,7 @@ function masterKeyEnv(dataDir: string): Record<string, string> {
 	const folder = join(dataDir, ORCHESTRATOR);
 	const path = join(folder, 'master.key');
 	if (!existsSync(path)) {
-		if (hasPostgres(join(dataDir, POSTGRES)) || existsSync(join(folder, 'metadata.db'))) {
+		if (hasPostgres(dataDir) || existsSync(join(folder, 'metadata.db'))) {
 			throw new Error(
 				`${dataDir} has metadata and no ${path}: restore that file, or set MASTER_KEY to the key that was used; nothing was changed`,
 			);

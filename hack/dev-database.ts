@@ -26,6 +26,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import postgres from 'postgres';
 import { createFileDurably } from '../platform/files.ts';
+import { POSTGRES_DATA } from './environment.ts';
 import { freePort } from './ports.ts';
 
 const START_TIMEOUT_MS = 30_000;
@@ -36,7 +37,6 @@ const LEFTOVERS = /pre-existing shared memory block|lock file "postmaster\.pid" 
 /** `nobody` on every Linux. */
 const UNPRIVILEGED = { uid: 65_534, gid: 65_534 };
 const MAX_ROWS = 1_000;
-const DATA = 'pgdata';
 
 /** Who starts a database may want to know of its process before it answers. */
 export interface Watch {
@@ -81,7 +81,7 @@ export async function startPostgres(options: {
 	const secrets = secretsOf(folder);
 	const asUser = process.getuid?.() === 0 ? UNPRIVILEGED : {};
 	const bin = runnableBinaries(folder, asUser);
-	const data = join(folder, DATA);
+	const data = join(folder, POSTGRES_DATA);
 	if (!existsSync(data)) await initialize({ bin, folder, asUser, secrets, durable });
 	const port = options.port ?? (await freePort());
 	const adminUrl = `postgres://supabase_admin:${secrets.password}@127.0.0.1:${port}/postgres`;
@@ -122,11 +122,6 @@ export async function startPostgres(options: {
 		// SIGINT is a fast shutdown: sessions are ended.
 		stop: () => stop(child, 'SIGINT'),
 	};
-}
-
-/** Whether `startPostgres` has made its data in this folder. */
-export function hasPostgres(folder: string): boolean {
-	return existsSync(join(folder, DATA));
 }
 
 /** Starts PostgREST on a database of `startPostgres`. `folder` is the same one: its token secret lies there. */
@@ -257,9 +252,9 @@ async function initialize(options: {
 }): Promise<void> {
 	const { bin, folder, asUser, secrets, durable } = options;
 	for (const name of readdirSync(folder)) {
-		if (name.startsWith(`${DATA}.`)) rmSync(join(folder, name), { recursive: true, force: true });
+		if (name.startsWith(`${POSTGRES_DATA}.`)) rmSync(join(folder, name), { recursive: true, force: true });
 	}
-	const made = join(folder, `${DATA}.${randomBytes(4).toString('hex')}`);
+	const made = join(folder, `${POSTGRES_DATA}.${randomBytes(4).toString('hex')}`);
 	const passwordFile = `${made}.password`;
 	writeFileSync(passwordFile, secrets.password, { mode: 0o600 });
 	if (asUser.uid !== undefined) chownSync(passwordFile, UNPRIVILEGED.uid, UNPRIVILEGED.gid);
@@ -270,7 +265,7 @@ async function initialize(options: {
 			['-D', made, ...flags, '--encoding=UTF8', '--no-locale', ...(durable ? [] : ['--no-sync'])],
 			{ ...asUser, env: bareEnvironment(), cwd: '/' },
 		);
-		renameSync(made, join(folder, DATA));
+		renameSync(made, join(folder, POSTGRES_DATA));
 	} catch (error) {
 		const { stderr = '', message } = error as Error & { stderr?: string };
 		throw new Error(`PostgreSQL can't be set up: ${stderr.trim() || message}`);

@@ -7,8 +7,18 @@ import { loadDotenv } from '../platform/env.ts';
 export const ROOT = resolve(import.meta.dirname, '..');
 /** The one orchestrator of `make run`; its folder in DATA_DIR has this name. */
 export const ORCHESTRATOR = 'orchestrator-1';
+/** Their folders in DATA_DIR, with `METADATA=supabase`. */
+export const POSTGRES = 'postgres';
+export const POSTGREST = 'postgrest';
+/** In the folder of PostgreSQL. */
+export const POSTGRES_DATA = 'pgdata';
 /** In the folder of PostgREST: what SUPABASE_KEY_FILE names with `METADATA=supabase`. */
 export const SERVICE_KEY_FILE = 'service.key';
+
+/** Whether the cluster's own PostgreSQL has made its data. */
+export function hasPostgres(dataDir: string): boolean {
+	return existsSync(join(dataDir, POSTGRES, POSTGRES_DATA));
+}
 
 /** The folder of the whole cluster. */
 export function clusterDataDir(): string {

@@ -8,15 +8,15 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readClusterFile } from './cluster-file.ts';
-import { SERVICE_KEY_FILE, useOrchestratorDataDir } from './environment.ts';
+import { hasPostgres, SERVICE_KEY_FILE, useOrchestratorDataDir } from './environment.ts';
 import { tryLock } from './lock.ts';
-import { hasOwnDatabase, startOwnDatabase } from './own-database.ts';
+import { startOwnDatabase } from './own-database.ts';
 
 const cluster = useOrchestratorDataDir();
 const postgrest = readClusterFile(cluster)?.processes.find(({ role }) => role === 'postgrest');
 const isGiven = (process.env.SUPABASE_URL ?? '') !== '';
 const isSqlite = existsSync(join(process.env.DATA_DIR ?? '', 'metadata.db'));
-const isOwn = (process.env.METADATA || (hasOwnDatabase(cluster) && !isSqlite ? 'supabase' : 'sqlite')) === 'supabase';
+const isOwn = (process.env.METADATA || (hasPostgres(cluster) && !isSqlite ? 'supabase' : 'sqlite')) === 'supabase';
 let stop = async () => {};
 try {
 	if (!isGiven && postgrest?.http !== undefined) {
@@ -24,7 +24,7 @@ try {
 		process.env.SUPABASE_KEY = '';
 		process.env.SUPABASE_KEY_FILE = join(postgrest.dataDir, SERVICE_KEY_FILE);
 	} else if (!isGiven && isOwn) {
-		if (!hasOwnDatabase(cluster)) {
+		if (!hasPostgres(cluster)) {
 			throw new Error(
 				'the API keys will be in the database of the cluster, which is not there yet: make run METADATA=supabase once',
 			);

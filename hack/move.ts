@@ -6,9 +6,9 @@
 
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { useOrchestratorDataDir } from './environment.ts';
+import { hasPostgres, useOrchestratorDataDir } from './environment.ts';
 import { tryLock } from './lock.ts';
-import { hasOwnDatabase, startOwnDatabase } from './own-database.ts';
+import { startOwnDatabase } from './own-database.ts';
 
 useOrchestratorDataDir();
 const cluster = dirname(process.env.DATA_DIR ?? '');
@@ -19,7 +19,7 @@ try {
 		throw new Error(`a cluster runs on ${cluster}, or its metadata are being moved: stop it first`);
 	}
 	const isOwn = isOfRun && !isGiven;
-	if (isOwn && !hasOwnDatabase(cluster) && !existsSync(join(process.env.DATA_DIR ?? '', 'metadata.db'))) {
+	if (isOwn && !hasPostgres(cluster) && !existsSync(join(process.env.DATA_DIR ?? '', 'metadata.db'))) {
 		throw new Error(`there is no metadata in ${cluster}: nothing to move`);
 	}
 	const stop = isOwn ? await startOwnDatabase(cluster) : async () => {};

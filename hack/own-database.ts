@@ -3,16 +3,9 @@
  * them. The caller holds the supervisor's lock.
  */
 
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { POSTGRES, POSTGREST } from './environment.ts';
 import { startGuard } from './guard.ts';
-
-const POSTGRES = 'postgres';
-const POSTGREST = 'postgrest';
-
-export function hasOwnDatabase(cluster: string): boolean {
-	return existsSync(join(cluster, POSTGRES, 'pgdata'));
-}
 
 /** Sets the environment that names it, and answers how to stop it. When this process is killed it stops as well. */
 export async function startOwnDatabase(cluster: string): Promise<() => Promise<void>> {

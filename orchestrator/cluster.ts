@@ -128,7 +128,7 @@ export class Cluster implements ClusterAdmin {
 			NAMED_MAX,
 		);
 		const segments = inTheWay.reduce((sum, set) => sum + set.segments, 0);
-		const because = `${segments} segment${segments === 1 ? '' : 's'} would have fewer than k + ${reserve} shards that can be read (reserve=${reserve})`;
+		const because = `${segments} segment${segments === 1 ? '' : 's'} would have fewer than k + ${reserve} shards that can be read`;
 		return { can_stop: false, because, objects, segments };
 	}
 

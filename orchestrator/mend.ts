@@ -8,6 +8,7 @@ import { shardBytes } from '../core/codec/layout.ts';
 import { asDistroError, type DistroError } from '../core/errors.ts';
 import {
 	type MendPlan,
+	type MendWorker,
 	type Move,
 	planDepartures,
 	planRebalance,
@@ -15,6 +16,7 @@ import {
 	successor,
 } from '../core/model/mending.ts';
 import type { RedundancyPolicy } from '../core/model/redundancy.ts';
+import type { SetCount } from '../core/model/redundancy-report.ts';
 import { backoffMs } from '../core/retry.ts';
 import { pause } from './jobs.ts';
 import type { ExclusiveJob, JobProgress } from './leases.ts';
@@ -149,12 +151,7 @@ class Mover {
 		};
 	}
 
-	async plan(
-		how: (now: {
-			sets: Parameters<typeof planDepartures>[1];
-			workers: Parameters<typeof planDepartures>[2];
-		}) => MendPlan,
-	): Promise<MendPlan> {
+	async plan(how: (now: { sets: readonly SetCount[]; workers: readonly MendWorker[] }) => MendPlan): Promise<MendPlan> {
 		const { store, workers } = this.#deps;
 		const { sets } = await store.redundancyRows();
 		// One that just registered elsewhere is not known here yet, and not lost.

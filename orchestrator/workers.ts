@@ -573,7 +573,7 @@ export class WorkerRegistry {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined || this.#isSilent(entry)) return true;
 		// What still comes of one that is gone or stopped was on its way before.
-		if (this.#state(entry) !== 'ready') return true;
+		if (!isReachable(this.#state(entry))) return true;
 		if (this.#hedgeTokens < 1) return false;
 		this.#hedgeTokens--;
 		return true;
@@ -583,9 +583,7 @@ export class WorkerRegistry {
 	failed(workerId: WorkerId, error: DistroError): void {
 		const entry = this.#workers.get(workerId);
 		if (entry === undefined) return;
-		if (error.kind === 'timeout' || error.kind === 'unavailable') {
-			this.#penalise(entry);
-		}
+		if (error.kind === 'timeout' || error.kind === 'unavailable') this.#penalise(entry);
 	}
 
 	/** Reads that were under way together are one event. */

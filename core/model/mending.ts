@@ -74,9 +74,12 @@ export function planDepartures(
 		for (const from of set.workers) {
 			const state = byId.get(from)?.state ?? 'lost';
 			if (state !== (kind === 'lost' ? 'lost' : 'draining')) continue;
+			if (spare < 0) {
+				stuck.push({ kind, set, from, why: 'too_few_shards' });
+				continue;
+			}
 			const to = successor({ set, from, workers });
-			if (spare < 0) stuck.push({ kind, set, from, why: 'too_few_shards' });
-			else if (to === null) stuck.push({ kind, set, from, why: 'no_worker' });
+			if (to === null) stuck.push({ kind, set, from, why: 'no_worker' });
 			else moves.push({ kind, set, from, to, spare, segments: set.segments });
 		}
 	}
@@ -98,9 +101,10 @@ export function planRebalance(
 }
 
 function planZones(sets: readonly SetCount[], workers: readonly MendWorker[], policy: RedundancyPolicy): Move[] {
-	const byId = new Map(workers.map((worker) => [worker.workerId, worker]));
+	const rule = zoneRule(workers, policy);
+	const { byId } = rule;
 	return sets.flatMap((set) => {
-		if (keepsZones(set, set.workers, workers, policy)) return [];
+		if (keepsZones(set, set.workers, rule)) return [];
 		const held = zoneCounts(set.workers, byId);
 		const heldIn = (workerId: WorkerId) => held.get(byId.get(workerId)?.zone ?? '') ?? 0;
 		// Off the fullest zone; which of its members is arbitrary, and always the same.
@@ -113,17 +117,23 @@ function planZones(sets: readonly SetCount[], workers: readonly MendWorker[], po
 	});
 }
 
-/** Whether any tolerated number of zones may go; where there is one zone there is nothing to keep. */
-function keepsZones(
-	set: SetCount,
-	holders: readonly WorkerId[],
-	workers: readonly MendWorker[],
-	policy: RedundancyPolicy,
-): boolean {
+/** What the zone rule asks of all sets alike. */
+interface ZoneRule {
+	readonly byId: ReadonlyMap<WorkerId, MendWorker>;
+	/** That there are. */
+	readonly zones: number;
+	readonly policy: RedundancyPolicy;
+}
+
+function zoneRule(workers: readonly MendWorker[], policy: RedundancyPolicy): ZoneRule {
 	const byId = new Map(workers.map((worker) => [worker.workerId, worker]));
-	const zones = new Set(workers.map(({ zone }) => zone)).size;
-	const tolerated = Math.min(policy.tolerate.zones, Math.floor(zones / 2));
+	return { byId, zones: new Set(workers.map(({ zone }) => zone)).size, policy };
+}
+
+/** Whether any tolerated number of zones may go; where there is one zone there is nothing to keep. */
+function keepsZones(set: SetCount, holders: readonly WorkerId[], { byId, zones, policy }: ZoneRule): boolean {
 	if (zones < 2) return true;
+	const tolerated = Math.min(policy.tolerate.zones, Math.floor(zones / 2));
 	const held = [...zoneCounts(holders, byId).values()].sort((a, b) => b - a);
 	return held.slice(0, tolerated).reduce((sum, count) => sum + count, 0) <= set.n - set.k;
 }
@@ -134,7 +144,7 @@ function planBalance(
 	workers: readonly MendWorker[],
 	{ policy, leastBytes }: { policy: RedundancyPolicy; leastBytes: number },
 ): Move[] {
-	const byId = new Map(workers.map((worker) => [worker.workerId, worker]));
+	const rule = zoneRule(workers, policy);
 	const takers = workers.filter(({ takes, slow }) => takes && !slow);
 	const capacity = takers.reduce((sum, { bytesTotal }) => sum + bytesTotal, 0);
 	if (takers.length < 2 || capacity === 0) return [];
@@ -162,7 +172,7 @@ function planBalance(
 	for (const giver of from) {
 		for (const taker of to) {
 			const bytes = Math.min(beyond(giver), -beyond(taker));
-			const moves = bytes <= 0 ? [] : movesOf({ sets, giver, taker, bytes, byId, workers, policy });
+			const moves = bytes <= 0 ? [] : movesOf({ sets, giver, taker, bytes, rule });
 			if (moves.length > 0) return moves;
 		}
 	}
@@ -174,11 +184,9 @@ function movesOf(o: {
 	giver: MendWorker;
 	taker: MendWorker;
 	bytes: number;
-	byId: ReadonlyMap<WorkerId, MendWorker>;
-	workers: readonly MendWorker[];
-	policy: RedundancyPolicy;
+	rule: ZoneRule;
 }): Move[] {
-	const { giver, taker, byId } = o;
+	const { giver, taker, rule } = o;
 	const [from, to] = [giver.workerId, taker.workerId];
 	const moves: Move[] = [];
 	let left = o.bytes;
@@ -188,8 +196,8 @@ function movesOf(o: {
 		const shardBytes = set.bytes / set.k / set.segments;
 		const segments = Math.min(set.segments, Math.floor(left / shardBytes));
 		const holders = set.workers.map((workerId) => (workerId === from ? to : workerId));
-		const spare = liveOf(set, byId).length - set.k;
-		if (segments === 0 || spare < 0 || !keepsZones(set, holders, o.workers, o.policy)) continue;
+		const spare = liveOf(set, rule.byId).length - set.k;
+		if (segments === 0 || spare < 0 || !keepsZones(set, holders, rule)) continue;
 		moves.push({ kind: 'balance', set, from, to, spare, segments });
 		left -= segments * shardBytes;
 	}
@@ -197,9 +205,9 @@ function movesOf(o: {
 }
 
 /**
- * Who takes over a shard: may be given one, has room, is no holder; not slow while another will do; in the zone that holds least
- * of the set; not nearly full while another will do; and then by a draw that is the same for the same set and leaver (rendezvous hashing, Thaler and
- * Ravishankar 1996). `from` null: the shard is missing, nobody leaves.
+ * Who takes over a shard: may be given one, has room, is no holder; not slow while another will do; in the zone that holds
+ * least of the set; not nearly full while another will do; and then by a draw that is the same for the same set and leaver
+ * (rendezvous hashing, Thaler and Ravishankar 1996). `from` null: the shard is missing, nobody leaves.
  */
 export function successor(request: {
 	readonly set: Pick<SetCount, 'workers'>;

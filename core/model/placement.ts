@@ -78,27 +78,23 @@ function cutSet(
 }
 
 /**
- * One more worker for a lost shard: not a holder, keeps the zone rule where it can, the one with most room. The avoided
- * are taken only when nobody else is there.
+ * One more worker for a shard of an upload: not a holder, keeps the zone rule where it can, the one with most room. Nobody
+ * waits for worker sets to stay few here, as mending does (mending.ts).
  */
 export function replacement(request: {
 	readonly holders: readonly WorkerId[];
 	readonly candidates: readonly PolicyWorker[];
-	readonly avoid?: readonly WorkerId[];
 	/** Zone of each holder, where known. */
 	readonly zoneOf?: (workerId: WorkerId) => string | null;
 }): WorkerId | null {
-	const { holders, candidates, avoid = [], zoneOf } = request;
+	const { holders, candidates, zoneOf } = request;
 	const held = new Map<string, number>();
 	for (const holder of holders) {
 		const zone = zoneOf?.(holder) ?? candidates.find(({ workerId }) => workerId === holder)?.zone;
 		if (zone !== undefined) held.set(zone, (held.get(zone) ?? 0) + 1);
 	}
-	const cost = (worker: PolicyWorker) => (avoid.includes(worker.workerId) ? 1 : 0);
 	const [best] = candidates
 		.filter(({ workerId }) => !holders.includes(workerId))
-		.toSorted(
-			(a, b) => cost(a) - cost(b) || (held.get(a.zone) ?? 0) - (held.get(b.zone) ?? 0) || b.bytesFree - a.bytesFree,
-		);
+		.toSorted((a, b) => (held.get(a.zone) ?? 0) - (held.get(b.zone) ?? 0) || b.bytesFree - a.bytesFree);
 	return best?.workerId ?? null;
 }

@@ -3,7 +3,7 @@
  *
  * Two ways. **Direct**: only the wanted data shards are read, nothing is decoded, and the consumer's cipher tag is the
  * check. **Decoding**: any k shards are read, each cell is checked against its leaf and the leaves against the stored
- * root before use, and what is wanted is rebuilt. A gather starts direct when it can; when a worker fails, sends wrong
+ * root before use, and what is wanted is rebuilt, or copied where its own shard is a good source. A gather starts direct when it can; when a worker fails, sends wrong
  * bytes or lags behind the others, it goes on from the first row that was not delivered, with other shards. So no row is
  * delivered twice and no wrong cell spoils another.
  *
