@@ -9,8 +9,9 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { freePort } from '../hack/ports.ts';
 import { startCluster, type TestCluster, until } from '../test/support/cluster.ts';
-import { freePort, joinWorker } from '../test/support/extra-worker.ts';
+import { joinWorker } from '../test/support/extra-worker.ts';
 import { slowLink } from '../test/support/slow-link.ts';
 import { get, post, repeat, type Target, targetOf } from './load.ts';
 import { cpuSeconds } from './processes.ts';
@@ -194,7 +195,7 @@ export async function measureDrain({ quick }: { quick: boolean }): Promise<void>
 export async function measureSlowDisk({ quick }: { quick: boolean }): Promise<void> {
 	const c = await startCluster({ workers: 5 });
 	const dataDir = mkdtempSync(join(tmpdir(), 'distro-slow-'));
-	const grpcPort = freePort();
+	const grpcPort = await freePort();
 	const link = await slowLink(() => `127.0.0.1:${grpcPort}`, { bytesPerSecond: Number.POSITIVE_INFINITY });
 	const slow = await joinWorker(c, { name: 'slow', dataDir, grpcPort, env: { ADVERTISE: link.address } });
 	try {

@@ -5,10 +5,11 @@ import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { freePort } from '../../hack/ports.ts';
 import { cluster, explain, getHash, type HttpError, isIntact, put, putStream, type Stored } from '../support/client.ts';
 import { seededRandom } from '../support/clock.ts';
 import { startCluster, type TestCluster, until } from '../support/cluster.ts';
-import { freePort, joinWorker } from '../support/extra-worker.ts';
+import { joinWorker } from '../support/extra-worker.ts';
 import { slowLink } from '../support/slow-link.ts';
 import { fillUp, mountVolume, unmountVolume, whyNoMount } from '../support/volume.ts';
 
@@ -192,7 +193,7 @@ describe('disks that fill up', () => {
 test('a worker behind a slow link holds up neither writes nor reads', async () => {
 	const c = await startCluster();
 	const dataDir = mkdtempSync(join(tmpdir(), 'distro-far-'));
-	const grpcPort = freePort();
+	const grpcPort = await freePort();
 	const link = await slowLink(() => `127.0.0.1:${grpcPort}`, { bytesPerSecond: 40_000 });
 	const far = await joinWorker(c, { name: 'far', dataDir, grpcPort, env: { ADVERTISE: link.address } });
 	try {

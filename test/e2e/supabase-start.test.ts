@@ -12,12 +12,14 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { ROOT } from '../../hack/environment.ts';
 import { migrate } from '../../hack/migrate.ts';
+import { freePort } from '../../hack/ports.ts';
 import { isIntact, put } from '../support/client.ts';
 import { seededRandom } from '../support/clock.ts';
 import { until } from '../support/cluster.ts';
-import { freePort } from '../support/extra-worker.ts';
 import { type LoneOrchestrator, loneOrchestrators, type Orchestrators } from '../support/lone-orchestrator.ts';
 import { startSupabase, type TestSupabase } from '../support/supabase.ts';
+
+const silentPort = await freePort();
 
 const random = seededRandom('orchestrators on Supabase');
 const MASTER = random.bytes(32).toString('hex');
@@ -106,7 +108,7 @@ describe('it does not start, and says why in one sentence', () => {
 
 	test.each([
 		['no address', 'supabase', /SUPABASE_URL must be an address such as/],
-		['a port where nobody listens', `http://127.0.0.1:${freePort()}`, /cannot be reached \(ECONNREFUSED\)/],
+		['a port where nobody listens', `http://127.0.0.1:${silentPort}`, /cannot be reached \(ECONNREFUSED\)/],
 		['a host that is none', 'http://nowhere.invalid', /cannot be reached \(\w+\)/],
 	])('a wrong URL: %s', (_, SUPABASE_URL, sentence) => expectRefused({ SUPABASE_URL }, sentence));
 

@@ -1,7 +1,6 @@
 /** One more worker for a running test cluster, with an environment of its own: a small disk, another address, a zone. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,6 +8,7 @@ import { openAuthority } from '../../hack/authority.ts';
 import { ROOT } from '../../hack/environment.ts';
 import { issueWorker, tlsFolder } from '../../hack/identities.ts';
 import { NODE_OPTIONS_OF } from '../../hack/node-options.ts';
+import { freePort } from '../../hack/ports.ts';
 import { cluster } from './client.ts';
 import { type TestCluster, until } from './cluster.ts';
 
@@ -35,7 +35,7 @@ interface ExtraOptions {
 
 /** Starts it and waits until the cluster has it. What it logs is in `log` of its folder. */
 export async function joinWorker(c: TestCluster, options: ExtraOptions): Promise<ExtraWorker> {
-	const { name, dataDir, grpcPort = freePort() } = options;
+	const { name, dataDir, grpcPort = await freePort() } = options;
 	await issueWorker(await openAuthority(join(c.dataDir, 'ca')), dataDir, ['127.0.0.1']);
 	let child = await launch(c, { ...options, grpcPort });
 	const end = async (signal: NodeJS.Signals) => {
@@ -101,9 +101,4 @@ async function launch(
 
 function isRunning(child: ChildProcess): boolean {
 	return child.exitCode === null && child.signalCode === null;
-}
-
-/** Below the range that the system gives to outgoing connections, as hack/ports.ts does. */
-export function freePort(): number {
-	return randomInt(10_000, 32_768);
 }
