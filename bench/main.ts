@@ -2,7 +2,7 @@
  * `make bench`: starts a cluster and prints what it costs and how fast it is. CPU is summed over all server processes
  * (the client's is not counted); it is the figure to steer by, since MB/s depend on what else the machine does.
  *
- *     node bench/main.ts [--quick] [--only 64MiB,1MiB,64KiB,4KiB,range,form,degraded,parts,repair,drain,slow] [--memory] [--json FILE]
+ *     node bench/main.ts [--quick] [--only 64MiB,1MiB,64KiB,4KiB,range,form,degraded,parts,repair,polite,drain,slow] [--memory] [--json FILE]
  */
 
 import { randomBytes } from 'node:crypto';
@@ -246,7 +246,7 @@ if (wants('parts')) {
 		process.stdout.write(`  ${what.padEnd(34)} ${cost.toFixed(2)}\n`);
 	process.stdout.write('\n');
 }
-const APART = ['parts', 'repair', 'drain', 'slow'];
+const APART = ['parts', 'repair', 'polite', 'drain', 'slow'];
 if (only === undefined || only.some((what) => !APART.includes(what))) await table();
 if (options.memory || only === undefined) await memory();
 const { quick } = options;
@@ -254,6 +254,7 @@ if (wants('repair')) {
 	await measureRepair({ quick, withReaders: false });
 	await measureRepair({ quick, withReaders: true });
 }
+if (wants('polite')) await measureRepair({ quick, withReaders: true, polite: true });
 if (wants('drain')) await measureDrain({ quick });
 if (wants('slow')) await measureSlowDisk({ quick });
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);

@@ -147,6 +147,10 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'REPAIR_LANES',
 		'REPAIR_SHARE',
 		'AUDITS_PER_HOUR',
+		'TOLERATE_WORKERS',
+		'TOLERATE_ZONES',
+		'DATA_LOSS_PER_YEAR',
+		'FIXED_REDUNDANCY',
 	];
 	const names = [...common, ...(role === 'orchestrator' ? orchestratorOnly : workerOnly)];
 	return Object.fromEntries(

@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { DEFAULT_POLICY } from '../core/model/redundancy.ts';
 import { systemRandom } from '../platform/clock.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 
@@ -34,6 +35,35 @@ test('a DATA_DIR that can be none is one clear sentence', () => {
 	expect(() => read(join(folder, 'file', 'data'))).toThrow(
 		expect.objectContaining({ kind: 'invalid', message: expect.stringContaining("can't be used") }),
 	);
+});
+
+describe('the policy', () => {
+	const policy = (env: NodeJS.ProcessEnv) => readConfig({ DATA_DIR: folder, ...env }, systemRandom).policy;
+
+	test('is the default, or what is said', () => {
+		expect(policy({})).toEqual(DEFAULT_POLICY);
+		expect(policy({ TOLERATE_WORKERS: '3', TOLERATE_ZONES: '0', DATA_LOSS_PER_YEAR: '1e-6' })).toEqual({
+			tolerate: { workers: 3, zones: 0 },
+			dataLossPerYear: 1e-6,
+		});
+		expect(policy({ FIXED_REDUNDANCY: '8+3' })).toEqual({
+			...DEFAULT_POLICY,
+			fixed: { dataShards: 8, parityShards: 3 },
+		});
+	});
+
+	test.each([
+		{ FIXED_REDUNDANCY: '4' },
+		{ FIXED_REDUNDANCY: '0+2' },
+		{ FIXED_REDUNDANCY: '4+0' },
+		{ FIXED_REDUNDANCY: '25+2' },
+		{ FIXED_REDUNDANCY: '4+7' },
+		{ TOLERATE_WORKERS: '7' },
+		{ DATA_LOSS_PER_YEAR: '0' },
+		{ DATA_LOSS_PER_YEAR: 'never' },
+	])('%j is refused with its name', (env) => {
+		expect(() => policy(env)).toThrow(new RegExp(`${Object.keys(env)[0]} must be`));
+	});
 });
 
 describe('Supabase', () => {

@@ -6,6 +6,8 @@ import { type MasterKeyring, parseMasterKeys } from '../core/crypto/keys.ts';
 import { DistroError } from '../core/errors.ts';
 import {
 	AUDITS_PER_HOUR,
+	CODEC_MAX_K,
+	CODEC_MAX_M,
 	INLINE_LIMIT_BYTES,
 	INLINE_MAX_BYTES,
 	LOST_AFTER_MS,
@@ -86,7 +88,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		mendLanes: reader.integer('REPAIR_LANES', MEND_LANES, { min: 1, max: 64 }),
 		mendShare: reader.integer('REPAIR_SHARE', MEND_SHARE_PERCENT, { min: 1, max: 100 }) / 100,
 		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),
-		policy: DEFAULT_POLICY,
+		policy: readPolicy(reader),
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};
 	const master = given === null ? null : reader.parse(() => parseMasterKeys(given));
@@ -99,6 +101,35 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 	if (master !== null) return { ...shared, master, masterKeyMade: null };
 	const kept = keptMasterKey({ dataDir, beyondFolder: supabase !== null }, random);
 	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
+}
+
+/** `redundancy` of the resource: what new segments must survive, or one (n, k) for all of them. */
+function readPolicy(reader: EnvReader): RedundancyPolicy {
+	const { tolerate, dataLossPerYear } = DEFAULT_POLICY;
+	const adaptive = {
+		tolerate: {
+			workers: reader.integer('TOLERATE_WORKERS', tolerate.workers, { min: 0, max: CODEC_MAX_M }),
+			zones: reader.integer('TOLERATE_ZONES', tolerate.zones, { min: 0, max: CODEC_MAX_M }),
+		},
+		dataLossPerYear: reader.fraction('DATA_LOSS_PER_YEAR', dataLossPerYear),
+	};
+	const text = reader.optional('FIXED_REDUNDANCY');
+	if (text === null) return adaptive;
+	const [, k, m] = /^(\d+)\+(\d+)$/.exec(text) ?? [];
+	const fixed = { dataShards: Number(k), parityShards: Number(m) };
+	if (
+		!(
+			fixed.dataShards >= 1 &&
+			fixed.dataShards <= CODEC_MAX_K &&
+			fixed.parityShards >= 1 &&
+			fixed.parityShards <= CODEC_MAX_M
+		)
+	) {
+		reader.mistake(
+			`FIXED_REDUNDANCY must be data shards + parity shards, such as 4+2: at most ${CODEC_MAX_K} and from 1 to ${CODEC_MAX_M}`,
+		);
+	}
+	return { ...adaptive, fixed };
 }
 
 export const METADATA_FILE = 'metadata.db';

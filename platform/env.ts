@@ -86,6 +86,18 @@ export class EnvReader {
 		return ms;
 	}
 
+	/** A share of one, in decimal or scientific notation: 1e-9. */
+	fraction(name: string, fallback: number): number {
+		const text = this.optional(name);
+		if (text === null) return fallback;
+		const value = Number(text);
+		if (!(value > 0 && value < 1)) {
+			this.mistake(`${name} must be a number between 0 and 1, such as ${fallback}`);
+			return fallback;
+		}
+		return value;
+	}
+
 	choice<T extends string>(name: string, fallback: T, choices: readonly T[]): T {
 		const text = this.optional(name);
 		if (text === null) return fallback;
