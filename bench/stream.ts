@@ -56,6 +56,8 @@ async function measure(): Promise<[string, number][]> {
 		},
 		delete: async () => {},
 		stat: async () => Buffer.alloc(0),
+		list: async () => ({ shards: [], nowMs: 0 }),
+		trailers: async () => [],
 		audit: () => Promise.reject(new DistroError('unsupported', 'not here')),
 	};
 	const server = createShardServer({

@@ -32,6 +32,14 @@ export const INLINE_LIMIT_BYTES = 64 * KiB;
 
 /** Trailers start on a multiple of this in a shard file. */
 export const TRAILER_ALIGN_BYTES = 4 * KiB;
+/** Shards in one answer of a worker's list: some 300 KiB. */
+export const SHARD_LIST_MAX = 10_000;
+/** Trailers that can be asked for at once. */
+export const TRAILERS_MAX = 1_000;
+/** Read at the same time for that. */
+export const TRAILERS_AT_ONCE = 8;
+/** After this many bytes of trailers an answer ends: with those that are read at the same time it stays under a MiB. */
+export const TRAILERS_BYTES = 256 * KiB;
 /** A trailer has at most 256 leaves and some records. */
 export const TRAILER_MAX_BYTES = 64 * KiB;
 

@@ -52,6 +52,13 @@ export interface WorkerRef {
 	readonly address: string;
 }
 
+/** What a worker has, sorted by id. */
+export interface ShardList {
+	readonly shards: readonly { readonly shardId: ShardId; readonly writtenAtMs: number }[];
+	/** By the worker's clock, as the times are. */
+	readonly nowMs: number;
+}
+
 export interface ShardPutRequest {
 	readonly shardId: ShardId;
 	/** Cell length C of the segment, in bytes: where the worker cuts its leaves. */

@@ -45,6 +45,8 @@ test('an idle put lives as long as its sender answers, and no longer', async () 
 			get: () => {},
 			delete: async () => {},
 			stat: async () => Buffer.alloc(0),
+			list: async () => ({ shards: [], nowMs: 0 }),
+			trailers: async () => [],
 			audit: () => Promise.reject(new Error('not here')),
 		},
 	});

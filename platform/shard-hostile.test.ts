@@ -102,6 +102,8 @@ const NOT_HERE: ShardHandlers = {
 	get: () => {},
 	delete: async () => {},
 	stat: async () => Buffer.from('alive'),
+	list: async () => ({ shards: [], nowMs: 0 }),
+	trailers: async (shardIds) => shardIds.map(() => 'not_found' as const),
 	audit: () => Promise.reject(new DistroError('unsupported', 'not here')),
 };
 

@@ -5,22 +5,26 @@
 
 import http2 from 'node:http2';
 import type tls from 'node:tls';
-import { asDistroError, DistroError } from '../core/errors.ts';
+import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
 import { idBytes, idFromBytes, type ShardId } from '../core/ids.ts';
-import { IDLE_TRANSFER_MS, STREAM_IDLE_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
+import { IDLE_TRANSFER_MS, SHARD_LIST_MAX, STREAM_IDLE_MS, TRAILER_MAX_BYTES, TRAILERS_MAX } from '../core/limits.ts';
 import type { AuditAnswer, AuditQuestion } from '../core/model/audit.ts';
 import type { Receipt } from '../core/model/receipt.ts';
-import type { ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
+import type { ShardGetRequest, ShardList, ShardPutRequest } from '../core/ports.ts';
 import {
 	AuditRequest,
 	AuditResponse,
 	DeleteRequest,
 	DeleteResponse,
 	GetRequest,
+	ListRequest,
+	ListResponse,
 	PutHeader,
 	PutResponse,
 	StatRequest,
 	StatResponse,
+	TrailersRequest,
+	TrailersResponse,
 } from '../proto/gen/distro/v1/shards.ts';
 import { watchPeer } from './peer-watch.ts';
 import { grpcStatusOf, KIND_METADATA_KEY } from './rpc-errors.ts';
@@ -31,6 +35,7 @@ import {
 	frame,
 	GET_FIELD,
 	GET_PATH,
+	LIST_PATH,
 	MessageReader,
 	PartReader,
 	PUT_FIELD,
@@ -39,6 +44,7 @@ import {
 	SESSION_MEMORY_MB,
 	STAT_PATH,
 	STREAM_WINDOW_BYTES,
+	TRAILERS_PATH,
 } from './shard-wire.ts';
 import { madeYoungBuffers } from './young-collection.ts';
 
@@ -79,6 +85,10 @@ export interface ShardHandlers {
 	get(request: ShardGetRequest, out: OutgoingShard): void;
 	delete(shardIds: readonly ShardId[]): Promise<void>;
 	stat(shardId: ShardId): Promise<Buffer>;
+	/** Sorted by id, after `after`, at most `limit`; `nowMs` is by the clock of the times in it. */
+	list(options: { after: ShardId | null; limit: number }): Promise<ShardList>;
+	/** Of the first of these shards, in their order, at least one: the trailer, or the kind of error. */
+	trailers(shardIds: readonly ShardId[]): Promise<readonly (Buffer | ErrorKind)[]>;
 	/** Throws `timeout` when it could not answer within `deadlineMs`. */
 	audit(question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer>;
 }
@@ -134,6 +144,26 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 			serveUnary(call, async (bytes) => {
 				const trailer = await handlers.stat(idFromBytes<ShardId>(StatRequest.decode(bytes).shardId));
 				return StatResponse.encode({ trailer }).finish();
+			});
+		} else if (path === LIST_PATH) {
+			serveUnary(call, async (bytes) => {
+				const { after, limit } = ListRequest.decode(bytes);
+				if (limit < 1 || limit > SHARD_LIST_MAX) throw new DistroError('invalid', `a list of ${limit} shards`);
+				const listed = await handlers.list({ after: after.length === 0 ? null : idFromBytes<ShardId>(after), limit });
+				const entries = listed.shards.map(({ shardId, writtenAtMs }) => ({ shardId: idBytes(shardId), writtenAtMs }));
+				return ListResponse.encode({ entries, nowMs: listed.nowMs }).finish();
+			});
+		} else if (path === TRAILERS_PATH) {
+			serveUnary(call, async (bytes) => {
+				const { shardIds } = TrailersRequest.decode(bytes);
+				if (shardIds.length < 1 || shardIds.length > TRAILERS_MAX) {
+					throw new DistroError('invalid', `the trailers of ${shardIds.length} shards`);
+				}
+				const trailers = await handlers.trailers(shardIds.map((id) => idFromBytes<ShardId>(id)));
+				const answers = trailers.map((trailer) =>
+					typeof trailer === 'string' ? { trailer: Buffer.alloc(0), error: trailer } : { trailer, error: '' },
+				);
+				return TrailersResponse.encode({ answers }).finish();
 			});
 		} else if (path === AUDIT_PATH) {
 			serveUnary(call, async (bytes) => {

@@ -10,9 +10,9 @@ import * as grpc from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { DistroError, type ErrorKind } from '../core/errors.ts';
 import { idBytes, newId, type ShardId, type WorkerId } from '../core/ids.ts';
-import { LARGE_CELL_BYTES, SMALL_CELL_BYTES } from '../core/limits.ts';
+import { LARGE_CELL_BYTES, SHARD_LIST_MAX, SMALL_CELL_BYTES } from '../core/limits.ts';
 import type { Receipt } from '../core/model/receipt.ts';
-import type { ShardGet, ShardPut, WorkerRef } from '../core/ports.ts';
+import type { ShardGet, ShardList, ShardPut, WorkerRef } from '../core/ports.ts';
 import {
 	type GetResponse,
 	type PutRequest,
@@ -492,6 +492,71 @@ describe('delete and stat', () => {
 		await expect(transport.stat(served.ref, newId<ShardId>(random), { timeoutMs: 50 })).rejects.toEqual(
 			expect.objectContaining({ kind: 'timeout' }),
 		);
+	});
+});
+
+describe('list and trailers', () => {
+	const asked = { timeoutMs: 5_000 };
+
+	test('the list comes page by page, with the times and the worker’s own', async () => {
+		const ids = Array.from({ length: 5 }, () => keep(10).shardId).sort();
+		const first = await transport.list(served.ref, { after: null, limit: 3 }, asked);
+		expect(first).toEqual(await worker.list({ after: null, limit: 3 }));
+		const second = await transport.list(served.ref, { after: ids[2] as ShardId, limit: 3 }, asked);
+		expect([...first.shards, ...second.shards].map(({ shardId }) => shardId)).toEqual(ids);
+		expect(await transport.list(served.ref, { after: ids[4] as ShardId, limit: 3 }, asked)).toMatchObject({
+			shards: [],
+		});
+		worker.list = () => Promise.reject(new DistroError('unavailable', 'the volume is offline'));
+		await expect(transport.list(served.ref, { after: null, limit: 3 }, asked)).rejects.toMatchObject({
+			kind: 'unavailable',
+		});
+	});
+
+	test('a whole page fits into an answer', async () => {
+		const shards = Array.from({ length: SHARD_LIST_MAX }, (_, i) => ({
+			shardId: i.toString(16).padStart(32, '0') as ShardId,
+			writtenAtMs: Number.MAX_SAFE_INTEGER,
+		}));
+		worker.list = async () => ({ shards, nowMs: 1 });
+		const listed = await transport.list(served.ref, { after: null, limit: SHARD_LIST_MAX }, asked);
+		expect(listed.shards).toEqual(shards);
+	});
+
+	test('limits that make no sense are refused, and so are lists', async () => {
+		for (const limit of [0, SHARD_LIST_MAX + 1]) {
+			await expect(transport.list(served.ref, { after: null, limit }, asked)).rejects.toMatchObject({
+				kind: 'invalid',
+			});
+		}
+		const [a, b, c] = ['a', 'b', 'c'].map((digit) => ({ shardId: digit.repeat(32) as ShardId, writtenAtMs: 1 }));
+		const page = { after: null, limit: 2 };
+		for (const shards of [
+			[b, a],
+			[a, a],
+			[a, b, c],
+		]) {
+			worker.list = async () => ({ shards, nowMs: 1 }) as ShardList;
+			await expect(transport.list(served.ref, page, asked)).rejects.toMatchObject({ kind: 'corrupt' });
+		}
+		worker.list = async () => ({ shards: [a, b], nowMs: 1 }) as ShardList;
+		const after = { after: 'a'.repeat(32) as ShardId, limit: 2 };
+		await expect(transport.list(served.ref, after, asked)).rejects.toMatchObject({ kind: 'corrupt' });
+	});
+
+	test('trailers come in order, with the kind of error of each that is none', async () => {
+		const [one, two] = [keep(10), keep(10)];
+		const unknown = newId<ShardId>(random);
+		const trailers = await transport.trailers(served.ref, [two.shardId, unknown, one.shardId], asked);
+		const expected = [two, null, one].map((kept) =>
+			kept === null ? 'not_found' : worker.shards.get(kept.shardId)?.trailer,
+		);
+		expect(trailers).toEqual(expected);
+		worker.trailers = async () => ['what is that' as ErrorKind];
+		expect(await transport.trailers(served.ref, [unknown, one.shardId], asked)).toEqual(['unavailable']);
+		worker.trailers = async () => [];
+		await expect(transport.trailers(served.ref, [unknown], asked)).rejects.toMatchObject({ kind: 'corrupt' });
+		await expect(transport.trailers(served.ref, [], asked)).rejects.toMatchObject({ kind: 'invalid' });
 	});
 });
 

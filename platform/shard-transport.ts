@@ -8,7 +8,7 @@
 
 import http2 from 'node:http2';
 import tls from 'node:tls';
-import { DistroError } from '../core/errors.ts';
+import { DistroError, type ErrorKind, isErrorKind } from '../core/errors.ts';
 import { idBytes, idFromBytes, type ShardId, type WorkerId } from '../core/ids.ts';
 import { GET_STALL_MS, TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { AuditAnswer, AuditQuestion } from '../core/model/audit.ts';
@@ -16,6 +16,7 @@ import type {
 	ShardGet,
 	ShardGetEvents,
 	ShardGetRequest,
+	ShardList,
 	ShardPut,
 	ShardPutEvents,
 	ShardPutRequest,
@@ -27,10 +28,14 @@ import {
 	AuditResponse,
 	DeleteRequest,
 	GetRequest,
+	ListRequest,
+	ListResponse,
 	PutHeader,
 	PutResponse,
 	StatRequest,
 	StatResponse,
+	TrailersRequest,
+	TrailersResponse,
 } from '../proto/gen/distro/v1/shards.ts';
 import { watchPeer } from './peer-watch.ts';
 import { errorFromStatus, KIND_METADATA_KEY } from './rpc-errors.ts';
@@ -41,6 +46,7 @@ import {
 	frame,
 	GET_FIELD,
 	GET_PATH,
+	LIST_PATH,
 	MessageReader,
 	PartReader,
 	PUT_FIELD,
@@ -49,6 +55,7 @@ import {
 	SESSION_MEMORY_MB,
 	STAT_PATH,
 	STREAM_WINDOW_BYTES,
+	TRAILERS_PATH,
 } from './shard-wire.ts';
 import { madeYoungBuffers } from './young-collection.ts';
 
@@ -100,6 +107,47 @@ export class GrpcShardTransport implements ShardTransport {
 	async stat(worker: WorkerRef, shardId: ShardId, options: { timeoutMs: number }): Promise<Buffer> {
 		const request = StatRequest.encode({ shardId: idBytes(shardId) }).finish();
 		return StatResponse.decode(await this.#unary(worker, STAT_PATH, request, options.timeoutMs)).trailer as Buffer;
+	}
+
+	/** What the worker has, sorted by id, after `after`, at most `limit` (to SHARD_LIST_MAX); none after the last one. Throws `corrupt` for a list that is none. */
+	async list(
+		worker: WorkerRef,
+		page: { after: ShardId | null; limit: number },
+		options: { timeoutMs: number },
+	): Promise<ShardList> {
+		const after = page.after === null ? Buffer.alloc(0) : idBytes(page.after);
+		const request = ListRequest.encode({ after, limit: page.limit }).finish();
+		const { entries, nowMs } = ListResponse.decode(await this.#unary(worker, LIST_PATH, request, options.timeoutMs));
+		let last = page.after ?? '';
+		const shards = entries.map((entry) => {
+			const shardId = idFromBytes<ShardId>(entry.shardId);
+			if (shardId <= last) throw new DistroError('corrupt', 'the worker’s list is not sorted');
+			last = shardId;
+			return { shardId, writtenAtMs: entry.writtenAtMs };
+		});
+		if (shards.length > page.limit) throw new DistroError('corrupt', 'the worker’s list is longer than was asked for');
+		return { shards, nowMs };
+	}
+
+	/**
+	 * Trailers of the first of these shards (TRAILERS_MAX at most), in their order, or the kind of error of each: at least one,
+	 * fewer than were asked for where the answer would be too large. Unchecked, as all that a worker says.
+	 */
+	async trailers(
+		worker: WorkerRef,
+		shardIds: readonly ShardId[],
+		options: { timeoutMs: number },
+	): Promise<readonly (Buffer | ErrorKind)[]> {
+		const request = TrailersRequest.encode({ shardIds: shardIds.map(idBytes) }).finish();
+		const answered = await this.#unary(worker, TRAILERS_PATH, request, options.timeoutMs);
+		const { answers } = TrailersResponse.decode(answered);
+		if (answers.length < 1 || answers.length > shardIds.length) {
+			throw new DistroError('corrupt', `the worker answered ${answers.length} of ${shardIds.length} trailers`);
+		}
+		return answers.map(({ trailer, error }) => {
+			if (error === '') return trailer as Buffer;
+			return isErrorKind(error) ? error : 'unavailable';
+		});
 	}
 
 	/** Unchecked: core/crypto/audit.ts says whether it proves anything. `timeout` after `deadlineMs`, whatever has come by then. */

@@ -13,6 +13,8 @@ export const PUT_PATH = '/distro.v1.ShardService/Put';
 export const GET_PATH = '/distro.v1.ShardService/Get';
 export const DELETE_PATH = '/distro.v1.ShardService/Delete';
 export const STAT_PATH = '/distro.v1.ShardService/Stat';
+export const LIST_PATH = '/distro.v1.ShardService/List';
+export const TRAILERS_PATH = '/distro.v1.ShardService/Trailers';
 export const AUDIT_PATH = '/distro.v1.ShardService/Audit';
 
 export const PUT_FIELD = { header: 1, cell: 2, trailer: 3 } as const;

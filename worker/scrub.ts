@@ -240,7 +240,8 @@ export class Scrubber {
 		const { store, clock } = this.#deps;
 		const rest = this.#page.ids.filter((id) => after === null || id > after);
 		if (rest.length > 0 && clock.monotonicMs() - this.#page.readAtMs < PAGE_TTL_MS) return rest[0];
-		this.#page = { ids: await store.list({ after, limit: PAGE }), readAtMs: clock.monotonicMs() };
+		const listed = await store.list({ after, limit: PAGE });
+		this.#page = { ids: listed.map(({ shardId }) => shardId), readAtMs: clock.monotonicMs() };
 		return this.#page.ids[0];
 	}
 
@@ -275,14 +276,15 @@ export class Scrubber {
 	/** Deleted meanwhile: then it is not missing. */
 	async #isListed(shardId: ShardId): Promise<boolean> {
 		const before = this.#progress?.after ?? null;
-		return (await this.#deps.store.list({ after: before, limit: PAGE })).includes(shardId);
+		const listed = await this.#deps.store.list({ after: before, limit: PAGE });
+		return listed.some((other) => other.shardId === shardId);
 	}
 
 	async #othersCanBeRead(shardId: ShardId): Promise<boolean> {
 		const { store } = this.#deps;
 		for (const other of await store.list({ after: null, limit: PAGE })) {
-			if (other === shardId) continue;
-			const error = await store.trailer(other).then(
+			if (other.shardId === shardId) continue;
+			const error = await store.trailer(other.shardId).then(
 				() => null,
 				(thrown) => asDistroError(thrown),
 			);

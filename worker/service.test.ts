@@ -93,6 +93,31 @@ describe('above a volume in memory', () => {
 		await store.close();
 	});
 
+	test('trailers of many shards: as many as one answer holds, and what is wrong with the others', async () => {
+		const shards = Array.from({ length: 100 }, () => makeShard(random));
+		const [first, second] = shards as [MadeShard, MadeShard];
+		for (const made of shards) {
+			// As large as trailers get, or nearly.
+			const trailer = encodeTrailer({ ...made.parts, recovery: random.bytes(32_000) });
+			volume.shards.set(made.shardId, Buffer.concat([made.cells, trailer]));
+		}
+		const rotten = volume.shards.get(second.shardId) as Buffer;
+		rotten[rotten.length - 1] = (rotten[rotten.length - 1] as number) ^ 1;
+		const ids = [newId<ShardId>(random), ...shards.map(({ shardId }) => shardId)];
+		const found: (Buffer | ErrorKind)[] = [];
+		while (found.length < ids.length) {
+			const answers = await handlers.trailers(ids.slice(found.length));
+			expect(answers.length).toBeGreaterThan(0);
+			expect(answers.reduce((bytes, answer) => bytes + answer.length, 0)).toBeLessThan(MiB);
+			found.push(...answers);
+		}
+		expect(found.slice(0, 3)).toEqual(['not_found', await store.trailer(first.shardId), 'corrupt']);
+		expect(found.filter((answer) => typeof answer !== 'string')).toHaveLength(99);
+		volume.online = false;
+		expect(await handlers.trailers([first.shardId, newId<ShardId>(random)])).toEqual(['unavailable', 'unavailable']);
+		await expect(handlers.list({ after: null, limit: 10 })).rejects.toMatchObject({ kind: 'unavailable' });
+	});
+
 	/** A put as the shard server drives it: waits where it is told to, aborts what fails. */
 	class Put {
 		failure: DistroError | null = null;

@@ -12,9 +12,9 @@ import { decodeTrailer, type Trailer } from '../core/codec/trailer.ts';
 import { answerAudit } from '../core/crypto/audit.ts';
 import { LEAF_BYTES, LeafHasher, rootOf } from '../core/crypto/digest.ts';
 import { signReceipt } from '../core/crypto/sign.ts';
-import { asDistroError, DistroError } from '../core/errors.ts';
-import type { WorkerId } from '../core/ids.ts';
-import { BUDGET_WAIT_MS, CELL_SIZES, SEGMENT_CELLS } from '../core/limits.ts';
+import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
+import type { ShardId, WorkerId } from '../core/ids.ts';
+import { BUDGET_WAIT_MS, CELL_SIZES, SEGMENT_CELLS, TRAILERS_AT_ONCE, TRAILERS_BYTES } from '../core/limits.ts';
 import type { AuditAnswer, AuditQuestion } from '../core/model/audit.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { Clock, MemoryLease, MemoryPool, ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
@@ -46,8 +46,28 @@ export function shardHandlers(deps: ShardServiceDeps): ShardHandlers {
 		},
 		delete: (shardIds) => deps.store.delete(shardIds),
 		stat: (shardId) => deps.store.trailer(shardId),
+		list: async (options) => {
+			const shards = await deps.store.list(options);
+			return { shards, nowMs: deps.clock.nowMs() };
+		},
+		trailers: (shardIds) => trailers(deps.store, shardIds),
 		audit: (question, { deadlineMs }) => audit(deps, question, deadlineMs),
 	};
+}
+
+/** Until the answer is large enough; what can't be read says why, and holds up none of the others. */
+async function trailers(store: ShardStore, shardIds: readonly ShardId[]): Promise<(Buffer | ErrorKind)[]> {
+	const answers: (Buffer | ErrorKind)[] = [];
+	let bytes = 0;
+	while (answers.length < shardIds.length && bytes < TRAILERS_BYTES) {
+		const next = shardIds.slice(answers.length, answers.length + TRAILERS_AT_ONCE);
+		const read = next.map((shardId) => store.trailer(shardId).catch((error) => asDistroError(error).kind));
+		for (const answer of await Promise.all(read)) {
+			answers.push(answer);
+			bytes += answer.length;
+		}
+	}
+	return answers;
 }
 
 /** The cell as it is on the disk, right or wrong: who asked finds out. */

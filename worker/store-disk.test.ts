@@ -39,6 +39,11 @@ const failing = (kind: ErrorKind) => expect.objectContaining({ name: 'DistroErro
 /** A shard whose file lies in the same folder as the others'. */
 const neighbour = () => makeShard(random, { cells: 2, shardId: `ab${newId<ShardId>(random).slice(2)}` as ShardId });
 
+async function idsOf(store: ShardStore): Promise<ShardId[]> {
+	const listed = await store.list({ after: null, limit: 100 });
+	return listed.map(({ shardId }) => shardId);
+}
+
 function filesUnder(folder: string): string[] {
 	return fs
 		.readdirSync(folder, { withFileTypes: true, recursive: true })
@@ -63,6 +68,12 @@ describeShardStore('disk', async ({ clock, roomBytes, trashKeepMs }) => {
 			await store.close();
 			store = await open(dataDir, options);
 			return store;
+		},
+		nowMs: () => {
+			// The file system's own time may be a tick behind the system's.
+			const probe = join(dataDir, 'probe');
+			fs.writeFileSync(probe, '.');
+			return Math.floor(fs.statSync(probe).mtimeMs);
 		},
 		setOnline: (online) => {
 			if (online) fs.renameSync(`${sentinel}.away`, sentinel);
@@ -100,7 +111,7 @@ async function scenario(store: ShardStore, shards: readonly MadeShard[], promise
 
 /** Each shard is whole or not there; promised ones are there, deleted ones are not. */
 async function expectKept(store: ShardStore, shards: readonly MadeShard[], promises: Promises): Promise<void> {
-	const listed = await store.list({ after: null, limit: 100 });
+	const listed = await idsOf(store);
 	for (const shard of shards) {
 		const { shardId, cells } = shard;
 		if (promises.stored.has(shardId) && !promises.deleting.has(shardId)) expect(listed).toContain(shardId);
@@ -557,6 +568,42 @@ describe('volumes', () => {
 	});
 });
 
+describe('the list', () => {
+	test('a file whose time can’t be read counts as written now, and is listed', async () => {
+		const clock = new ManualClock();
+		const shard = neighbour();
+		const files: FileCalls = {
+			...fs,
+			stat: ((path: string, done: (error: Error | null, stats?: fs.Stats) => void) =>
+				path.endsWith(shard.shardId) ? setImmediate(done, new Error('EIO')) : fs.stat(path, done)) as typeof fs.stat,
+		};
+		const store = await open(newFolder(), { clock, files });
+		await putShard(store, shard);
+		clock.advance(5_000);
+		const listed = await store.list({ after: null, limit: 10 });
+		expect(listed).toEqual([{ shardId: shard.shardId, writtenAtMs: clock.nowMs() }]);
+		await store.close();
+	});
+
+	test('a mount that vanishes while the list is made: unavailable, and not a shorter list', async () => {
+		const dataDir = newFolder();
+		let isVanishing = false;
+		const files: FileCalls = {
+			...fs,
+			readdir: ((path: string, done: (error: Error | null, names: string[]) => void) => {
+				if (isVanishing && path.endsWith('/ab')) {
+					fs.rmSync(join(dataDir, 'volume.json'));
+					setImmediate(done, null, []);
+				} else fs.readdir(path, done);
+			}) as typeof fs.readdir,
+		};
+		const store = await open(dataDir, { files });
+		await putShard(store, neighbour());
+		isVanishing = true;
+		await expect(store.list({ after: null, limit: 10 })).rejects.toEqual(failing('unavailable'));
+	});
+});
+
 describe('folders of shards that somebody removed', () => {
 	test.each([
 		['one', (dataDir: string) => fs.rmSync(join(dataDir, 'shards', 'ab'), { recursive: true })],
@@ -568,16 +615,16 @@ describe('folders of shards that somebody removed', () => {
 		await putShard(store, lost);
 		remove(dataDir);
 		await expect(store.open(lost.shardId)).rejects.toEqual(failing('not_found'));
-		expect(await store.list({ after: null, limit: 10 })).toEqual([]);
+		expect(await idsOf(store)).toEqual([]);
 		await putShard(store, added);
 		await putShard(store, other);
 		await store.delete([lost.shardId]);
-		expect(await store.list({ after: null, limit: 10 })).toEqual([added.shardId, other.shardId].sort());
+		expect(await idsOf(store)).toEqual([added.shardId, other.shardId].sort());
 		await store.close();
 		remove(dataDir);
 		const again = await open(dataDir);
 		await putShard(again, lost);
-		expect(await again.list({ after: null, limit: 10 })).toContain(lost.shardId);
+		expect(await idsOf(again)).toContain(lost.shardId);
 		await again.close();
 	});
 

@@ -21,7 +21,7 @@ import type { Clock } from '../core/ports.ts';
 import { syncFolder, writeFileDurably } from '../platform/files.ts';
 import { IDENTITY_FILE } from './identity.ts';
 import { RecentlyDeleted } from './recently-deleted.ts';
-import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
+import type { ListedShard, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 /**
  * Shards from this size on are written past the page cache: filling it was two fifths of a worker's CPU time in large
@@ -438,16 +438,33 @@ export class DiskShardStore implements ShardStore {
 		});
 	}
 
-	async list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]> {
+	async list(options: { after: ShardId | null; limit: number }): Promise<readonly ListedShard[]> {
 		await this.#online();
 		const { after, limit } = options;
-		const found: ShardId[] = [];
+		const found: ListedShard[] = [];
 		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
 		for (let i = first; i < 256 && found.length < limit; i++) {
 			const names = (await this.#shardNames(hexByte(i))).filter(isId).sort() as ShardId[];
-			for (const name of names) if ((after === null || name > after) && found.length < limit) found.push(name);
+			const wanted = names.filter((name) => after === null || name > after).slice(0, limit - found.length);
+			found.push(...(await this.#listed(wanted)));
 		}
+		// Under a mount that has vanished meanwhile lie other folders, or empty ones.
+		await this.#online();
 		return found;
+	}
+
+	/** When the file was written last: links and renames keep that. */
+	async #listed(shardIds: readonly ShardId[]): Promise<ListedShard[]> {
+		const listed: ListedShard[] = [];
+		for (const shardId of shardIds) {
+			const stats = this.#asked<fs.Stats>((done) => this.#files.stat(this.#file(shardId), done));
+			const writtenAtMs = await stats.then(
+				({ mtimeMs }) => Math.floor(mtimeMs),
+				() => this.#clock.nowMs(),
+			);
+			listed.push({ shardId, writtenAtMs });
+		}
+		return listed;
 	}
 
 	async loadScrub(): Promise<Buffer | null> {

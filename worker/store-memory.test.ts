@@ -13,6 +13,7 @@ describeShardStore('memory', async ({ clock, roomBytes, trashKeepMs }) => {
 			store = new MemoryShardStore(options);
 			return store;
 		},
+		nowMs: () => clock.nowMs(),
 		setOnline: (online) => {
 			volume.online = online;
 		},

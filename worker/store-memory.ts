@@ -9,7 +9,7 @@ import type { ShardId } from '../core/ids.ts';
 import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
 import { RecentlyDeleted } from './recently-deleted.ts';
-import type { ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
+import type { ListedShard, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 const DAY_MS = 24 * 60 * 60_000;
 const TRASH_KEEP_MS = 7 * DAY_MS;
@@ -18,6 +18,7 @@ const PURGE_EVERY_MS = 60 * 60_000;
 export class MemoryVolume {
 	/** Cells, zeros to 4 KiB, trailer: as in a file. */
 	readonly shards = new Map<ShardId, Buffer>();
+	readonly writtenAtMs = new Map<ShardId, number>();
 	readonly trash = new Map<ShardId, { readonly file: Buffer; readonly deletedAtMs: number }>();
 	/** Ids of shards on their way. */
 	readonly temporary = new Set<ShardId>();
@@ -107,18 +108,20 @@ export class MemoryShardStore implements ShardStore {
 			const file = this.#volume.shards.get(shardId);
 			if (file === undefined) continue;
 			this.#volume.shards.delete(shardId);
+			this.#volume.writtenAtMs.delete(shardId);
 			this.#usedBytes -= file.length;
 			this.#volume.trash.set(shardId, { file, deletedAtMs: this.#options.clock.nowMs() });
 		}
 	}
 
-	async list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]> {
+	async list(options: { after: ShardId | null; limit: number }): Promise<readonly ListedShard[]> {
 		this.#online();
 		const { after, limit } = options;
 		return [...this.#volume.shards.keys()]
 			.filter((shardId) => after === null || shardId > after)
 			.sort()
-			.slice(0, limit);
+			.slice(0, limit)
+			.map((shardId) => ({ shardId, writtenAtMs: this.#volume.writtenAtMs.get(shardId) ?? 0 }));
 	}
 
 	async stats(): Promise<StoreStats> {
@@ -221,6 +224,7 @@ class MemoryWriter implements ShardWriter {
 		const file = Buffer.concat([...this.#pieces, padding, trailer]);
 		this.#state = 'ended';
 		volume.shards.set(shardId, file);
+		volume.writtenAtMs.set(shardId, clock.nowMs());
 		ended(file.length);
 	}
 

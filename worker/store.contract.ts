@@ -21,6 +21,8 @@ export interface OpenedShardStore {
 	readonly store: ShardStore;
 	/** Closes it and opens the same volume again. */
 	reopen(): Promise<ShardStore>;
+	/** By the clock that says when a shard was written. */
+	nowMs(): number;
 	/** Takes the sentinel away, or puts it back. */
 	setOnline(online: boolean): void;
 	/** What lies in the trash. */
@@ -50,7 +52,10 @@ export function describeShardStore(
 		});
 		afterEach(() => opened.dispose());
 
-		const all = () => store.list({ after: null, limit: 1_000 });
+		const all = async () => {
+			const listed = await store.list({ after: null, limit: 1_000 });
+			return listed.map(({ shardId }) => shardId);
+		};
 		const failing = (kind: ErrorKind) => expect.objectContaining({ name: 'DistroError', kind });
 		const isMissing = (shardId: ShardId) =>
 			Promise.all([
@@ -380,9 +385,30 @@ export function describeShardStore(
 				const page = await store.list({ after: found.at(-1) ?? null, limit: 5 });
 				if (page.length === 0) break;
 				expect(page.length).toBeLessThanOrEqual(5);
-				found.push(...page);
+				found.push(...page.map(({ shardId }) => shardId));
 			}
 			expect(found).toEqual(expected);
+		});
+
+		test('list says when each was written, also after opening again', async () => {
+			const startMs = opened.nowMs();
+			const [early, late] = [makeShard(random), makeShard(random)];
+			await putShard(store, early);
+			const betweenMs = opened.nowMs();
+			clock.advance(2_000);
+			await until(() => opened.nowMs() > betweenMs + 1, { what: 'time to pass' });
+			const laterMs = opened.nowMs();
+			await putShard(store, late);
+			const endMs = opened.nowMs();
+			for (let round = 0; round < 2; round++) {
+				const listed = await store.list({ after: null, limit: 10 });
+				const writtenAtMs = new Map(listed.map((shard) => [shard.shardId, shard.writtenAtMs]));
+				expect(writtenAtMs.get(early.shardId)).toBeGreaterThanOrEqual(startMs);
+				expect(writtenAtMs.get(early.shardId)).toBeLessThanOrEqual(betweenMs);
+				expect(writtenAtMs.get(late.shardId)).toBeGreaterThanOrEqual(laterMs);
+				expect(writtenAtMs.get(late.shardId)).toBeLessThanOrEqual(endMs);
+				store = await opened.reopen();
+			}
 		});
 
 		test('an offline volume answers unavailable to everything, and never not_found', async () => {

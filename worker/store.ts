@@ -33,6 +33,12 @@ export interface StoreStats {
 	readonly shards: number;
 }
 
+export interface ListedShard {
+	readonly shardId: ShardId;
+	/** By the clock of the machine. Where it can't be read: now. */
+	readonly writtenAtMs: number;
+}
+
 export interface ShardStore {
 	/**
 	 * Room for `maxBytes` of cells and a trailer. `exhausted` when it would eat into the reserve, `unavailable` when the
@@ -49,8 +55,8 @@ export interface ShardStore {
 	trailer(shardId: ShardId): Promise<Buffer>;
 	/** Moves to trash. Unknown ids are fine. Durable when it resolves. */
 	delete(shardIds: readonly ShardId[]): Promise<void>;
-	/** Sorted ids after `after` (or from the start), at most `limit`. */
-	list(options: { after: ShardId | null; limit: number }): Promise<readonly ShardId[]>;
+	/** What is there, sorted by id, after `after` (or from the start), at most `limit`. `unavailable` when the volume is offline: never fewer then. */
+	list(options: { after: ShardId | null; limit: number }): Promise<readonly ListedShard[]>;
 	stats(): Promise<StoreStats>;
 	/** What `saveScrub` kept last, or null. */
 	loadScrub(): Promise<Buffer | null>;

@@ -22,6 +22,7 @@ export class SimFile {
 	unreadable = false;
 	/** Changes with its content. */
 	version = 0;
+	writtenAtMs = 0;
 
 	write(at: number, from: Buffer): void {
 		const end = at + from.length;
@@ -242,6 +243,7 @@ export class SimDisk {
 					done,
 					effect: () => {
 						const target = file(fd);
+						target.writtenAtMs = node.clock.nowMs();
 						const freeBytes = this.capacityBytes - this.#usedBytes();
 						if (freeBytes < BLOCK_BYTES) throw 'ENOSPC';
 						// A short write is no error.
@@ -362,7 +364,9 @@ export class SimDisk {
 					done,
 					effect: () => {
 						const found = find(path);
-						return { size: found instanceof SimFile ? found.sizeBytes : 0 };
+						return found instanceof SimFile
+							? { size: found.sizeBytes, mtimeMs: found.writtenAtMs }
+							: { size: 0, mtimeMs: 0 };
 					},
 				}),
 			readdir: (path: string, done: Done) =>
@@ -394,6 +398,7 @@ export class SimDisk {
 						const written = new SimFile();
 						written.write(0, bytes);
 						written.syncedBytes = bytes.length;
+						written.writtenAtMs = node.clock.nowMs();
 						folder.names.set(name, written);
 					},
 				}),

@@ -1,6 +1,6 @@
 /** Shards over the simulated network: what platform/shard-transport and platform/shard-server do over a real one. */
 
-import { asDistroError, DistroError } from '../../core/errors.ts';
+import { asDistroError, DistroError, type ErrorKind } from '../../core/errors.ts';
 import type { ShardId } from '../../core/ids.ts';
 import { GET_STALL_MS } from '../../core/limits.ts';
 import type { AuditAnswer, AuditQuestion } from '../../core/model/audit.ts';
@@ -8,6 +8,7 @@ import type {
 	ShardGet,
 	ShardGetEvents,
 	ShardGetRequest,
+	ShardList,
 	ShardPut,
 	ShardPutEvents,
 	ShardPutRequest,
@@ -22,7 +23,9 @@ import type { SimNode } from './world.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
 
-export class SimTransport implements ShardTransport, Pick<GrpcShardTransport, 'stat' | 'delete' | 'audit'> {
+export class SimTransport
+	implements ShardTransport, Pick<GrpcShardTransport, 'stat' | 'delete' | 'list' | 'trailers' | 'audit'>
+{
 	readonly #network: Network;
 	readonly #host: string;
 	readonly #node: SimNode;
@@ -160,6 +163,22 @@ export class SimTransport implements ShardTransport, Pick<GrpcShardTransport, 's
 
 	async delete(worker: WorkerRef, shardIds: readonly ShardId[], options: { timeoutMs: number }): Promise<void> {
 		await this.#ask(worker, (handlers) => handlers.delete(shardIds), options.timeoutMs);
+	}
+
+	async list(
+		worker: WorkerRef,
+		page: { after: ShardId | null; limit: number },
+		options: { timeoutMs: number },
+	): Promise<ShardList> {
+		return this.#ask(worker, (handlers) => handlers.list(page), options.timeoutMs);
+	}
+
+	async trailers(
+		worker: WorkerRef,
+		shardIds: readonly ShardId[],
+		options: { timeoutMs: number },
+	): Promise<readonly (Buffer | ErrorKind)[]> {
+		return this.#ask(worker, (handlers) => handlers.trailers(shardIds), options.timeoutMs);
 	}
 
 	async audit(worker: WorkerRef, question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer> {

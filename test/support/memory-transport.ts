@@ -4,12 +4,13 @@
  */
 
 import { decodeTrailer } from '../../core/codec/trailer.ts';
-import { DistroError } from '../../core/errors.ts';
+import { DistroError, type ErrorKind } from '../../core/errors.ts';
 import type { ShardId, WorkerId } from '../../core/ids.ts';
 import type {
 	ShardGet,
 	ShardGetEvents,
 	ShardGetRequest,
+	ShardList,
 	ShardPut,
 	ShardPutEvents,
 	ShardPutRequest,
@@ -39,6 +40,7 @@ export interface Faults {
 export interface StoredShard {
 	bytes: Buffer;
 	trailer: Buffer;
+	writtenAtMs: number;
 }
 
 const CHUNK_BYTES = 16_384;
@@ -121,7 +123,11 @@ export class MemoryTransport implements ShardTransport {
 				later(() => {
 					if (faults.noReceipt) return;
 					const trailer = decodeTrailer(trailerBytes);
-					this.shardsOf(worker.workerId).set(request.shardId, { bytes: Buffer.concat(cells), trailer: trailerBytes });
+					this.shardsOf(worker.workerId).set(request.shardId, {
+						bytes: Buffer.concat(cells),
+						trailer: trailerBytes,
+						writtenAtMs: Date.now(),
+					});
 					const root = faults.wrongReceipt ? Buffer.alloc(32) : trailer.root;
 					const cellsBytes = cells.reduce((sum, cell) => sum + cell.length, 0);
 					const { workerId } = worker;
@@ -155,6 +161,21 @@ export class MemoryTransport implements ShardTransport {
 			this.writing.get(shardId)?.(new DistroError('canceled', 'it was deleted while it was written'));
 			this.shardsOf(worker.workerId).delete(shardId);
 		}
+	}
+
+	async list(worker: WorkerRef, page: { after: ShardId | null; limit: number }): Promise<ShardList> {
+		this.answering(worker);
+		const found = [...this.shardsOf(worker.workerId)].filter(
+			([shardId]) => page.after === null || shardId > page.after,
+		);
+		const shards = found.map(([shardId, { writtenAtMs }]) => ({ shardId, writtenAtMs }));
+		shards.sort((a, b) => (a.shardId < b.shardId ? -1 : 1));
+		return { shards: shards.slice(0, page.limit), nowMs: Date.now() };
+	}
+
+	async trailers(worker: WorkerRef, shardIds: readonly ShardId[]): Promise<readonly (Buffer | ErrorKind)[]> {
+		this.answering(worker);
+		return shardIds.map((shardId) => this.shardsOf(worker.workerId).get(shardId)?.trailer ?? 'not_found');
 	}
 
 	private answering(worker: WorkerRef): void {

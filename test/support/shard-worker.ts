@@ -4,11 +4,11 @@ import { once } from 'node:events';
 import type { Http2Session } from 'node:http2';
 import type { AddressInfo, Socket } from 'node:net';
 import type tls from 'node:tls';
-import { DistroError } from '../../core/errors.ts';
+import { DistroError, type ErrorKind } from '../../core/errors.ts';
 import type { ShardId, WorkerId } from '../../core/ids.ts';
 import type { AuditAnswer, AuditQuestion } from '../../core/model/audit.ts';
 import type { Receipt } from '../../core/model/receipt.ts';
-import type { ShardGetRequest, ShardPutRequest, WorkerRef } from '../../core/ports.ts';
+import type { ShardGetRequest, ShardList, ShardPutRequest, WorkerRef } from '../../core/ports.ts';
 import {
 	createShardServer,
 	type IncomingShard,
@@ -147,6 +147,16 @@ export class TestWorker implements ShardHandlers {
 		const shard = this.shards.get(shardId);
 		if (shard === undefined) throw new DistroError('not_found', `there is no shard ${shardId}`);
 		return shard.trailer;
+	}
+
+	async list({ after, limit }: { after: ShardId | null; limit: number }): Promise<ShardList> {
+		const ids = [...this.shards.keys()].sort().filter((shardId) => after === null || shardId > after);
+		const shards = ids.slice(0, limit).map((shardId, i) => ({ shardId, writtenAtMs: 1_760_000_000_000 + i }));
+		return { shards, nowMs: 1_760_000_009_999 };
+	}
+
+	async trailers(shardIds: readonly ShardId[]): Promise<(Buffer | ErrorKind)[]> {
+		return shardIds.map((shardId) => this.shards.get(shardId)?.trailer ?? 'not_found');
 	}
 
 	async audit(question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer> {

@@ -77,6 +77,40 @@ export interface StatResponse {
   trailer: Buffer;
 }
 
+export interface ListRequest {
+  /** Ids greater than this; empty: from the start. */
+  after: Buffer;
+  /** 1 to 10000. */
+  limit: number;
+}
+
+export interface ListResponse {
+  entries: ListEntry[];
+  /** The worker's clock, by which the times in the entries are meant. */
+  nowMs: number;
+}
+
+export interface ListEntry {
+  shardId: Buffer;
+  writtenAtMs: number;
+}
+
+export interface TrailersRequest {
+  /** 1 to 1000. */
+  shardIds: Buffer[];
+}
+
+export interface TrailersResponse {
+  /** In the order of the ids, for the first of them: at least one. */
+  answers: TrailerAnswer[];
+}
+
+export interface TrailerAnswer {
+  trailer: Buffer;
+  /** Instead of a trailer: the kind of error. */
+  error: string;
+}
+
 export interface AuditRequest {
   shardId: Buffer;
   row: number;
@@ -664,6 +698,326 @@ export const StatResponse: MessageFns<StatResponse> = {
   },
 };
 
+function createBaseListRequest(): ListRequest {
+  return { after: Buffer.alloc(0), limit: 0 };
+}
+
+export const ListRequest: MessageFns<ListRequest> = {
+  encode(message: ListRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.after.length !== 0) {
+      writer.uint32(10).bytes(message.after);
+    }
+    if (message.limit !== 0) {
+      writer.uint32(16).uint32(message.limit);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.after = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.limit = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseListResponse(): ListResponse {
+  return { entries: [], nowMs: 0 };
+}
+
+export const ListResponse: MessageFns<ListResponse> = {
+  encode(message: ListResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.entries) {
+      ListEntry.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nowMs !== 0) {
+      writer.uint32(16).uint64(message.nowMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.entries.push(ListEntry.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.nowMs = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseListEntry(): ListEntry {
+  return { shardId: Buffer.alloc(0), writtenAtMs: 0 };
+}
+
+export const ListEntry: MessageFns<ListEntry> = {
+  encode(message: ListEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.shardId.length !== 0) {
+      writer.uint32(10).bytes(message.shardId);
+    }
+    if (message.writtenAtMs !== 0) {
+      writer.uint32(16).uint64(message.writtenAtMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.shardId = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.writtenAtMs = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTrailersRequest(): TrailersRequest {
+  return { shardIds: [] };
+}
+
+export const TrailersRequest: MessageFns<TrailersRequest> = {
+  encode(message: TrailersRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.shardIds) {
+      writer.uint32(10).bytes(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrailersRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrailersRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.shardIds.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTrailersResponse(): TrailersResponse {
+  return { answers: [] };
+}
+
+export const TrailersResponse: MessageFns<TrailersResponse> = {
+  encode(message: TrailersResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.answers) {
+      TrailerAnswer.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrailersResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrailersResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.answers.push(TrailerAnswer.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTrailerAnswer(): TrailerAnswer {
+  return { trailer: Buffer.alloc(0), error: "" };
+}
+
+export const TrailerAnswer: MessageFns<TrailerAnswer> = {
+  encode(message: TrailerAnswer, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.trailer.length !== 0) {
+      writer.uint32(10).bytes(message.trailer);
+    }
+    if (message.error !== "") {
+      writer.uint32(18).string(message.error);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrailerAnswer {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrailerAnswer();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.trailer = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.error = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 function createBaseAuditRequest(): AuditRequest {
   return { shardId: Buffer.alloc(0), row: 0, nonce: Buffer.alloc(0), deadlineMs: 0 };
 }
@@ -867,6 +1221,26 @@ export const ShardServiceService = {
     responseSerialize: (value: StatResponse): Buffer => Buffer.from(StatResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): StatResponse => StatResponse.decode(value),
   },
+  /** What the worker has, sorted by id; nothing after the last one. */
+  list: {
+    path: "/distro.v1.ShardService/List" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListRequest): Buffer => Buffer.from(ListRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListRequest => ListRequest.decode(value),
+    responseSerialize: (value: ListResponse): Buffer => Buffer.from(ListResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListResponse => ListResponse.decode(value),
+  },
+  /** The trailers of many shards. Answers fewer than were asked for where the message would grow too large: ask again. */
+  trailers: {
+    path: "/distro.v1.ShardService/Trailers" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: TrailersRequest): Buffer => Buffer.from(TrailersRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): TrailersRequest => TrailersRequest.decode(value),
+    responseSerialize: (value: TrailersResponse): Buffer => Buffer.from(TrailersResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): TrailersResponse => TrailersResponse.decode(value),
+  },
   /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
   audit: {
     path: "/distro.v1.ShardService/Audit" as const,
@@ -891,6 +1265,10 @@ export interface ShardServiceServer extends UntypedServiceImplementation {
   delete: handleUnaryCall<DeleteRequest, DeleteResponse>;
   /** What the worker knows of a shard, from its trailer. */
   stat: handleUnaryCall<StatRequest, StatResponse>;
+  /** What the worker has, sorted by id; nothing after the last one. */
+  list: handleUnaryCall<ListRequest, ListResponse>;
+  /** The trailers of many shards. Answers fewer than were asked for where the message would grow too large: ask again. */
+  trailers: handleUnaryCall<TrailersRequest, TrailersResponse>;
   /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
   audit: handleUnaryCall<AuditRequest, AuditResponse>;
 }
@@ -945,6 +1323,35 @@ export interface ShardServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: StatResponse) => void,
+  ): ClientUnaryCall;
+  /** What the worker has, sorted by id; nothing after the last one. */
+  list(request: ListRequest, callback: (error: ServiceError | null, response: ListResponse) => void): ClientUnaryCall;
+  list(
+    request: ListRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListResponse) => void,
+  ): ClientUnaryCall;
+  list(
+    request: ListRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListResponse) => void,
+  ): ClientUnaryCall;
+  /** The trailers of many shards. Answers fewer than were asked for where the message would grow too large: ask again. */
+  trailers(
+    request: TrailersRequest,
+    callback: (error: ServiceError | null, response: TrailersResponse) => void,
+  ): ClientUnaryCall;
+  trailers(
+    request: TrailersRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: TrailersResponse) => void,
+  ): ClientUnaryCall;
+  trailers(
+    request: TrailersRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: TrailersResponse) => void,
   ): ClientUnaryCall;
   /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
   audit(
