@@ -46,7 +46,7 @@ export class Cluster implements ClusterAdmin {
 		const placed = placedOn(sets);
 		return {
 			cluster_id: clusterId,
-			workers: workers.rows().map(({ row, state }) => {
+			workers: byName(workers.rows()).map(({ row, state }) => {
 				const { latencyMs, bytesPerS } = workers.measured(row.workerId);
 				const history = workers.history(row.workerId) ?? NEW_HISTORY;
 				return {
@@ -191,4 +191,10 @@ function placedOn(sets: readonly SetCount[]): ReadonlyMap<WorkerId, number> {
 		for (const workerId of workers) placed.set(workerId, (placed.get(workerId) ?? 0) + segments);
 	}
 	return placed;
+}
+
+/** worker-2 before worker-10. */
+function byName<T extends { readonly row: { readonly name: string } }>(rows: readonly T[]): T[] {
+	const { compare } = new Intl.Collator('en', { numeric: true });
+	return [...rows].sort((a, b) => compare(a.row.name, b.row.name));
 }
