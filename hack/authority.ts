@@ -71,7 +71,9 @@ export async function openAuthority(folder: string): Promise<Authority> {
 
 async function makeAuthority(path: (name: string) => string): Promise<void> {
 	const keys = await newKeys();
-	const clusterId = randomBytes(16).toString('hex');
+	const idFile = path('cluster-id');
+	// An authority that was lost can be made anew; what the data belong to can't.
+	const clusterId = existsSync(idFile) ? readFileSync(idFile, 'utf8').trim() : randomBytes(16).toString('hex');
 	const certificate = await x509.X509CertificateGenerator.createSelfSigned({
 		serialNumber: randomBytes(16).toString('hex'),
 		name: `CN=distro development authority ${clusterId.slice(0, 8)}`,
@@ -84,7 +86,7 @@ async function makeAuthority(path: (name: string) => string): Promise<void> {
 			new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
 		],
 	});
-	writeFileSync(path('cluster-id'), `${clusterId}\n`);
+	writeFileSync(idFile, `${clusterId}\n`);
 	await writeKey(path('ca.key'), keys.privateKey);
 	writeFileSync(path('ca.crt'), certificate.toString('pem'));
 }

@@ -76,14 +76,20 @@ export async function cluster(base: string): Promise<Cluster> {
 /** Streams `size` bytes of a repeating pattern up, without holding them; answers status and body. */
 export function putStream(
 	base: string,
-	options: { size: number; chunked: boolean; onSocket?: (request: http.ClientRequest) => void; stopAt?: number },
+	options: {
+		size: number;
+		chunked: boolean;
+		headers?: Record<string, string>;
+		onSocket?: (request: http.ClientRequest) => void;
+		stopAt?: number;
+	},
 ): Promise<{ status: number; body: string; sha256: string }> {
 	const hash = createHash('sha256');
 	const block = Buffer.alloc(1024 * 1024);
 	return new Promise((resolve, reject) => {
 		const request = http.request(`${base}/objects`, {
 			method: 'POST',
-			headers: options.chunked ? {} : { 'content-length': options.size },
+			headers: { ...options.headers, ...(options.chunked ? {} : { 'content-length': options.size }) },
 		});
 		options.onSocket?.(request);
 		let answered = false;
