@@ -125,7 +125,7 @@ interface Audited {
 	readonly state: WorkerState;
 }
 
-/** Null when there was nothing to ask for. */
+/** Null when there was nothing to ask for, or nothing that the worker can answer. */
 async function audit(deps: AuditDeps, worker: Audited, signal: AbortSignal): Promise<AuditOutcome | null> {
 	const ref = deps.workers.ref(worker.workerId);
 	if (ref === null || worker.state === 'suspect' || worker.state === 'lost') return 'offline';
@@ -151,7 +151,7 @@ async function audit(deps: AuditDeps, worker: Audited, signal: AbortSignal): Pro
 async function ask(
 	deps: AuditDeps,
 	{ ref, worker, drawn }: { ref: WorkerRef; worker: Audited; drawn: DrawnShard },
-): Promise<{ outcome: AuditOutcome; detail: string }> {
+): Promise<{ outcome: AuditOutcome | null; detail: string }> {
 	const { transport, random } = deps;
 	const { segment, shardIndex, shardId } = drawn;
 	const leaves = shardRows(segment, shardIndex);
@@ -171,6 +171,8 @@ async function ask(
 		const { kind, message } = asDistroError(thrown);
 		if (kind === 'not_found') return { outcome: 'missing', detail: message };
 		if (kind === 'corrupt') return { outcome: 'corrupt', detail: message };
+		// A newer release wrote the shard, or the worker is of an older one: nothing was learnt about either.
+		if (kind === 'unsupported') return { outcome: null, detail: message };
 		// Whatever else it is, nothing was learnt about the shard.
 		return { outcome: kind === 'timeout' ? 'timeout' : 'offline', detail: message };
 	}

@@ -1,9 +1,7 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { join, resolve } from 'node:path';
 import { inspect } from 'node:util';
-import postgres from 'postgres';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { DistroError } from '../core/errors.ts';
 import type { UploadId, WorkerId } from '../core/ids.ts';
@@ -11,7 +9,7 @@ import { migrate } from '../hack/migrate.ts';
 
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
-import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
+import { migrateBefore, startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { describeMetadataStore } from './store.contract.ts';
 import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 import { compareHistories } from './store.histories.ts';
@@ -20,22 +18,6 @@ import type { MetadataStore } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
 import * as rows from './store-supabase-rows.ts';
 import { SCHEMA_VERSION } from './store-supabase-schema.ts';
-
-/** As somebody did who has not migrated since. */
-async function migrateBefore({ postgresUrl }: TestSupabase, version: string): Promise<void> {
-	const folder = resolve(import.meta.dirname, '../supabase/migrations');
-	const sql = postgres(postgresUrl, { max: 1, onnotice: () => {} });
-	await sql.unsafe(`
-		CREATE SCHEMA supabase_migrations;
-		CREATE TABLE supabase_migrations.schema_migrations (version text PRIMARY KEY)`);
-	for (const file of readdirSync(folder).sort()) {
-		const of = file.slice(0, version.length);
-		if (of >= version) continue;
-		await sql.unsafe(readFileSync(join(folder, file), 'utf8'));
-		await sql`INSERT INTO supabase_migrations.schema_migrations (version) VALUES (${of})`;
-	}
-	await sql.end();
-}
 
 const world = { clock: realClock, random: seededRandom('supabase') };
 let supabase: TestSupabase;

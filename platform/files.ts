@@ -1,8 +1,10 @@
 /** Small files that must survive a power cut: written beside, synced, renamed, folder synced. */
 
 import { randomUUID } from 'node:crypto';
-import { closeSync, fsyncSync, linkSync, openSync, renameSync, unlinkSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, linkSync, openSync, readFileSync, renameSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { DistroError } from '../core/errors.ts';
+import { checkVersion } from '../core/versions.ts';
 
 export function writeFileDurably(path: string, text: string, options: { mode: number }): void {
 	const temporary = `${path}.new`;
@@ -31,6 +33,20 @@ export function createFileDurably(path: string, text: string, options: { mode: n
 	}
 	syncFolder(dirname(path));
 	return true;
+}
+
+/** An object with its `version`. Throws `unsupported` when a newer release wrote it, `corrupt` when it is none of ours. */
+export function readVersionedJson(path: string, options: { newest: number }): Record<string, unknown> {
+	let read: unknown;
+	try {
+		read = JSON.parse(readFileSync(path, 'utf8'));
+	} catch (error) {
+		if (!(error instanceof SyntaxError)) throw error;
+	}
+	if (typeof read !== 'object' || read === null) throw new DistroError('corrupt', `${path} is damaged: restore it`);
+	const record = read as Record<string, unknown>;
+	checkVersion(record.version, { what: path, newest: options.newest });
+	return record;
 }
 
 /** Makes the names in a folder durable. */

@@ -10,17 +10,21 @@ import { newSigningKey, signingKeyFromPem, signingKeyToPem } from '../core/crypt
 import { DistroError } from '../core/errors.ts';
 import { isId, newId, type WorkerId } from '../core/ids.ts';
 import type { Random } from '../core/ports.ts';
-import { writeFileDurably } from '../platform/files.ts';
+import { readVersionedJson, writeFileDurably } from '../platform/files.ts';
 
 export const IDENTITY_FILE = 'worker.json';
 const KEY_FILE = 'receipt-key.pem';
+const VERSION = 1;
 
 export interface WorkerIdentity {
 	readonly workerId: WorkerId;
 	readonly receiptKey: KeyObject;
 }
 
-/** Throws `corrupt` when half of it is there: a lost key can't be made anew, since receipts were signed with it. */
+/**
+ * Throws `corrupt` when half of it is there: a lost key can't be made anew, since receipts were signed with it.
+ * `unsupported` when a newer release wrote it.
+ */
 export function loadOrCreateIdentity(dataDir: string, random: Random): WorkerIdentity {
 	const identityFile = join(dataDir, IDENTITY_FILE);
 	const keyFile = join(dataDir, KEY_FILE);
@@ -29,9 +33,9 @@ export function loadOrCreateIdentity(dataDir: string, random: Random): WorkerIde
 		// The identity file last: it is what says that the key is there.
 		if (!existsSync(keyFile)) writeFileDurably(keyFile, signingKeyToPem(newSigningKey()), { mode: 0o600 });
 		const workerId = newId<WorkerId>(random);
-		writeFileDurably(identityFile, `${JSON.stringify({ version: 1, workerId })}\n`, { mode: 0o644 });
+		writeFileDurably(identityFile, `${JSON.stringify({ version: VERSION, workerId })}\n`, { mode: 0o644 });
 	}
-	const { workerId } = JSON.parse(readFileSync(identityFile, 'utf8')) as { workerId?: unknown };
+	const { workerId } = readVersionedJson(identityFile, { newest: VERSION });
 	if (typeof workerId !== 'string' || !isId(workerId)) {
 		throw new DistroError('corrupt', `${identityFile} holds no worker id: restore it, or start with an empty volume`);
 	}

@@ -12,6 +12,7 @@
 import { asDistroError, DistroError } from '../core/errors.ts';
 import { isId, type ShardId } from '../core/ids.ts';
 import type { Clock, MemoryPool, Random } from '../core/ports.ts';
+import { checkVersion } from '../core/versions.ts';
 import type { ShardStore } from './store.ts';
 import { type Verdict, verifyShard } from './verify.ts';
 
@@ -76,9 +77,11 @@ export interface ScrubDeps {
 	readonly log: { info(fields: object, text: string): void; warn(fields: object, text: string): void };
 }
 
+const VERSION = 1;
+
 /** As it is kept on the volume. */
 interface Progress {
-	version: 1;
+	version: typeof VERSION;
 	/** The last request that was heard of. */
 	pass: number;
 	/** When the pass began, or when the next one begins. */
@@ -89,6 +92,8 @@ interface Progress {
 	after: ShardId | null;
 	shardsDone: number;
 	shardsTotal: number;
+	/** Of those that this pass has read: nothing is known of them. Records of before do not have it. */
+	unknown?: number;
 	sinceMs: number;
 	findings: ScrubFinding[];
 }
@@ -208,6 +213,7 @@ export class Scrubber {
 		if (verdict === null) return AFTER_FAILURE_MS;
 		progress.after = shardId;
 		progress.shardsDone++;
+		if (verdict.outcome === 'unknown') progress.unknown = (progress.unknown ?? 0) + 1;
 		if (clock.monotonicMs() - this.#savedAtMs > SAVE_EVERY_MS) await this.#save(progress);
 		const { bytesUsed } = await store.stats();
 		return this.#shareMs(progress, { bytes: verdict.bytes, bytesUsed }) - (clock.monotonicMs() - startedMs);
@@ -216,7 +222,7 @@ export class Scrubber {
 	async #begin(progress: Progress, { pass, urgent }: { pass: number; urgent: boolean }): Promise<void> {
 		const { shards } = await this.#deps.store.stats();
 		const startMs = this.#deps.clock.nowMs();
-		const begun = { pass, startMs, running: true, urgent, after: null, shardsDone: 0, shardsTotal: shards };
+		const begun = { pass, startMs, running: true, urgent, after: null, shardsDone: 0, unknown: 0, shardsTotal: shards };
 		Object.assign(progress, begun);
 		this.#page = { ids: [], readAtMs: Number.NEGATIVE_INFINITY };
 		await this.#save(progress);
@@ -224,10 +230,12 @@ export class Scrubber {
 	}
 
 	async #end(progress: Progress): Promise<void> {
-		const { shardsDone, startMs } = progress;
+		const { shardsDone, startMs, unknown = 0 } = progress;
 		const nowMs = this.#deps.clock.nowMs();
+		if (unknown > 0)
+			this.#deps.log.warn({ shards: unknown }, 'a newer release wrote these shards, and only it can verify them');
 		// Where the clock was set back nobody knows when the pass began.
-		if (startMs <= nowMs) progress.sinceMs = startMs;
+		else if (startMs <= nowMs) progress.sinceMs = startMs;
 		progress.running = false;
 		progress.urgent = false;
 		progress.startMs = Math.max(nowMs, startMs + this.#deps.periodMs);
@@ -288,7 +296,8 @@ export class Scrubber {
 				() => null,
 				(thrown) => asDistroError(thrown),
 			);
-			if (error === null) return true;
+			// What a newer release wrote was read, and nothing more can be said of it.
+			if (error === null || error.kind === 'unsupported') return true;
 		}
 		return false;
 	}
@@ -326,7 +335,7 @@ export class Scrubber {
 		if (kept !== null && kept.sinceMs <= clock.nowMs()) return kept;
 		const share = random.bytes(4).readUInt32LE() / 2 ** 32;
 		return {
-			version: 1,
+			version: VERSION,
 			pass: kept?.pass ?? 0,
 			startMs: clock.nowMs() + share * Math.min(FIRST_WITHIN_MS, this.#deps.periodMs),
 			running: false,
@@ -346,18 +355,23 @@ export class Scrubber {
 	}
 }
 
-/** Null for what this release did not write: a new pass costs reading, and nothing else. */
+/**
+ * Null for what is damaged: a new pass costs reading, and nothing else. Throws `unsupported` for that of a newer release,
+ * whose findings somebody may still have to hear of.
+ */
 function parseProgress(record: Buffer): Progress | null {
 	try {
 		const kept = JSON.parse(record.toString()) as Progress;
-		const numbers = [kept.pass, kept.startMs, kept.shardsDone, kept.shardsTotal, kept.sinceMs];
+		checkVersion(kept.version, { what: 'scrub.json of this volume', newest: VERSION });
+		const { pass, startMs, shardsDone, shardsTotal, sinceMs, unknown = 0 } = kept;
+		const numbers = [pass, startMs, shardsDone, shardsTotal, sinceMs, unknown];
 		const right =
-			kept.version === 1 &&
 			numbers.every((value) => Number.isFinite(value) && value >= 0) &&
 			(kept.after === null || isId(kept.after)) &&
 			kept.findings.every(({ shardId, kind }) => isId(shardId) && ['corrupt', 'missing'].includes(kind));
 		return right ? kept : null;
-	} catch {
+	} catch (thrown) {
+		if (thrown instanceof DistroError && thrown.kind === 'unsupported') throw thrown;
 		return null;
 	}
 }

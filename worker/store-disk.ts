@@ -18,7 +18,7 @@ import { DistroError } from '../core/errors.ts';
 import { isId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
-import { syncFolder, writeFileDurably } from '../platform/files.ts';
+import { readVersionedJson, syncFolder, writeFileDurably } from '../platform/files.ts';
 import { IDENTITY_FILE } from './identity.ts';
 import { RecentlyDeleted } from './recently-deleted.ts';
 import type { ListedShard, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
@@ -80,7 +80,7 @@ export interface DiskStoreOptions {
 	readonly files?: FileCalls;
 }
 
-/** Opens the volume, or formats an empty folder. Throws `invalid` (not empty, not a volume) and `unavailable` (its mount is gone). */
+/** Opens the volume, or formats an empty folder. Throws `unavailable` (its mount is gone), `conflict` (another worker's), `unsupported` (of a newer release). */
 export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShardStore> {
 	const { dataDir, workerId } = options;
 	const sentinel = join(dataDir, SENTINEL);
@@ -97,13 +97,7 @@ export async function openDiskStore(options: DiskStoreOptions): Promise<DiskShar
 		syncFolder(join(dataDir, 'shards'));
 		writeFileDurably(sentinel, `${JSON.stringify({ version: VERSION, workerId })}\n`, { mode: 0o644 });
 	}
-	const volume = JSON.parse(fs.readFileSync(sentinel, 'utf8')) as { version?: number; workerId?: string };
-	if (volume.version !== VERSION) {
-		throw new DistroError(
-			'unsupported',
-			`${dataDir} has format ${volume.version} and this release knows ${VERSION}: use the release that wrote it, or a newer one`,
-		);
-	}
+	const volume = readVersionedJson(sentinel, { newest: VERSION });
 	if (volume.workerId !== workerId) {
 		throw new DistroError(
 			'conflict',

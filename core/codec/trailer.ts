@@ -22,6 +22,7 @@ import {
 } from '../ids.ts';
 import { TRAILER_MAX_BYTES } from '../limits.ts';
 import { CODECS, type SegmentShape } from '../model/segment.ts';
+import { checkVersion } from '../versions.ts';
 import { checkShape, shardRows, trailerOffset } from './layout.ts';
 
 export { trailerOffset };
@@ -100,11 +101,10 @@ export function decodeTrailer(bytes: Buffer): Trailer {
 	const stored = bytes.subarray(body.length + 4, body.length + 4 + CHECKSUM_BYTES);
 	if (!checksum(body).equals(stored)) throw new DistroError('corrupt', 'the trailer does not have its checksum');
 	const reader = new ByteReader(body, 'a trailer');
-	const version = reader.u8();
-	if (version !== VERSION)
-		throw new DistroError('unsupported', `a shard of version ${version}: this release knows ${VERSION}`);
+	checkVersion(reader.u8(), { what: 'this shard', newest: VERSION });
 	const codec = CODECS[reader.u8()];
-	if (codec === undefined) throw new DistroError('unsupported', 'a shard of a codec that this release does not know');
+	if (codec === undefined)
+		throw new DistroError('unsupported', 'this shard has a codec that only a newer release knows: run that release');
 	const description: ShardDescription = {
 		codec,
 		k: reader.u8(),

@@ -7,7 +7,7 @@
  */
 
 import { ByteReader, ByteWriter } from '../bytes.ts';
-import { DistroError } from '../errors.ts';
+import { checkVersion } from '../versions.ts';
 
 export interface Manifest {
 	readonly name: string | null;
@@ -43,9 +43,7 @@ export function encodeManifest(manifest: Manifest): Buffer {
 /** Throws `corrupt`, or `unsupported` for a newer version. */
 export function decodeManifest(bytes: Buffer): Manifest {
 	const reader = new ByteReader(bytes, 'a manifest');
-	const version = reader.u8();
-	if (version !== VERSION)
-		throw new DistroError('unsupported', `a manifest of version ${version}: this release knows ${VERSION}`);
+	checkVersion(reader.u8(), { what: 'the manifest of this object', newest: VERSION });
 	const flags = reader.u8();
 	const manifest: Manifest = {
 		sizeBytes: reader.u64(),

@@ -7,8 +7,8 @@
  */
 
 import { ByteReader, ByteWriter } from '../bytes.ts';
-import { DistroError } from '../errors.ts';
 import { idBytes, idFromBytes, type ObjectId } from '../ids.ts';
+import { checkVersion } from '../versions.ts';
 
 export interface RecoveryRecord {
 	readonly keyGeneration: number;
@@ -38,8 +38,7 @@ export function encodeRecovery(record: RecoveryRecord): Buffer {
 /** Throws `corrupt`, or `unsupported` for a newer version. */
 export function decodeRecovery(bytes: Buffer): RecoveryRecord {
 	const reader = new ByteReader(bytes, 'a recovery record');
-	const version = reader.u8();
-	if (version !== VERSION) throw new DistroError('unsupported', `a recovery record of version ${version}`);
+	checkVersion(reader.u8(), { what: 'the recovery record of this shard', newest: VERSION });
 	const keyGeneration = reader.u32();
 	const wrappedKey = Buffer.from(reader.raw(WRAPPED_KEY_BYTES));
 	const objectId = idFromBytes<ObjectId>(reader.raw(16));

@@ -4,11 +4,12 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import postgres from 'postgres';
 import { type DevPostgres, type DevPostgrest, startPostgres, startPostgrest } from '../../hack/dev-database.ts';
+import { ROOT } from '../../hack/environment.ts';
 import { migrate } from '../../hack/migrate.ts';
 
 export interface TestSupabase {
@@ -101,4 +102,20 @@ export async function startSupabase(options: { durable?: boolean; migrated?: boo
 		},
 		remove,
 	};
+}
+
+/** As somebody did who has not migrated since. */
+export async function migrateBefore({ postgresUrl }: TestSupabase, version: string): Promise<void> {
+	const folder = join(ROOT, 'supabase/migrations');
+	const sql = postgres(postgresUrl, { max: 1, onnotice: () => {} });
+	await sql.unsafe(`
+		CREATE SCHEMA supabase_migrations;
+		CREATE TABLE supabase_migrations.schema_migrations (version text PRIMARY KEY)`);
+	for (const file of readdirSync(folder).sort()) {
+		const of = file.slice(0, version.length);
+		if (of >= version) continue;
+		await sql.unsafe(readFileSync(join(folder, file), 'utf8'));
+		await sql`INSERT INTO supabase_migrations.schema_migrations (version) VALUES (${of})`;
+	}
+	await sql.end();
 }
