@@ -236,7 +236,7 @@ test.each(['not_found', 'corrupt'] as const)(
 );
 
 test('timeout and offline are told apart, and are never findings', async () => {
-	const kinds = { timeout: 'timeout', unavailable: 'offline', internal: 'offline', unsupported: 'offline' } as const;
+	const kinds = { timeout: 'timeout', unavailable: 'offline', internal: 'offline' } as const;
 	for (const [kind, outcome] of Object.entries(kinds)) {
 		outcomes.clear();
 		first().refuse(kind as keyof typeof kinds);
@@ -244,6 +244,13 @@ test('timeout and offline are told apart, and are never findings', async () => {
 		expect(new Set(outcomesOf(0))).toEqual(new Set([outcome]));
 	}
 	expect(found).toEqual([]);
+});
+
+test('a shard of a newer release, or a worker of an older one, says nothing of either', async () => {
+	first().refuse('unsupported');
+	await run(HOUR_MS);
+	expect(first().questions.length).toBeGreaterThan(10);
+	expect([outcomesOf(0), found]).toEqual([[], []]);
 });
 
 test('who is away is offline, and is not called', async () => {

@@ -10,6 +10,7 @@ import { newId, type ShardId, type WorkerId } from '../core/ids.ts';
 import { LARGE_CELL_BYTES, SMALL_CELL_BYTES } from '../core/limits.ts';
 import { alignedBuffer } from '../platform/memory-pool.ts';
 import { ManualClock, seededRandom } from '../test/support/clock.ts';
+import { newerShard } from '../test/support/newer.ts';
 import { Scrubber, type ScrubDeps } from './scrub.ts';
 import { type MadeShard, makeShard, putShard } from './store.fixtures.ts';
 import type { ShardStore } from './store.ts';
@@ -276,13 +277,31 @@ describe.each([
 
 	test('a record that nobody can read costs a new pass', async () => {
 		await put(2);
-		for (const record of ['', '{"version": 2}', '{"version": 1, "after": "x"}', 'null']) {
+		for (const record of ['', '{"version": 0}', '{"version": 1, "after": "x"}', 'null']) {
 			await store.saveScrub(Buffer.from(record));
 			start();
 			await complete();
 			await scrub.stop();
 		}
 		expect(outcomes).toHaveLength(8);
+	});
+
+	test('a record of a newer release is not written over: scrubbing waits until it is gone', async () => {
+		const record = '{"version": 2, "findings": "somewhere else"}';
+		await put(2);
+		await store.saveScrub(Buffer.from(record));
+		start();
+		now();
+		await pass(() => warnings.includes('scrubbing waits'), { what: 'it to say so' });
+		const untilMs = clock.nowMs() + HOUR_MS;
+		await pass(() => clock.nowMs() > untilMs, { what: 'an hour' });
+		await scrub.stop();
+		expect((await store.loadScrub())?.toString()).toBe(record);
+		expect([outcomes, warnings]).toEqual([[], ['scrubbing waits']]);
+		await store.saveScrub(Buffer.from(''));
+		start();
+		await complete();
+		expect(outcomes).toEqual(['ok', 'ok']);
 	});
 
 	test('a volume that is gone is offline: nothing is found, nothing is complete, and it goes on when it is back', async () => {
@@ -419,16 +438,35 @@ describe.each([
 		expect(scrub.report().findings).toMatchObject([{ shardId: bad, kind: 'missing', detail: /EMFILE/ }]);
 	});
 
-	test('of a shard that a newer release wrote nothing is said', async () => {
-		const [shard] = await put(1);
+	test('of shards that a newer release wrote nothing is said, not even that they are verified', async () => {
+		const [first, second] = (await put(3)) as [MadeShard, MadeShard];
+		for (const { shardId } of [first, second]) volume.change(shardId, newerShard);
+		start();
+		now();
+		await pass(() => warnings.length > 0, { what: 'the pass to end' });
+		expect(outcomes).toEqual(['unknown', 'unknown', 'ok']);
+		expect(warnings).toEqual(['a newer release wrote these shards, and only it can verify them']);
+		expect(scrub.report()).toMatchObject({ findings: [], shardsDone: 3, running: false, sinceMs: 0 });
+		await scrub.stop();
+		await store.delete([first.shardId, second.shardId]);
+		start();
+		now(2);
+		await complete();
+		expect(outcomes.slice(3)).toEqual(['ok']);
+	});
+
+	test('a shard that can not be reached is missing also where all others are of a newer release', async () => {
+		const shards = await put(3, 1);
+		const bad = (shards[1] as MadeShard).shardId;
+		for (const { shardId } of shards) if (shardId !== bad) volume.change(shardId, newerShard);
 		const trailer = store.trailer.bind(store);
 		store.trailer = async (shardId) => {
-			await trailer(shardId);
-			throw new DistroError('unsupported', 'a shard of version 2');
+			if (shardId === bad) throw new DistroError('unavailable', 'the volume fails: EMFILE');
+			return trailer(shardId);
 		};
 		start();
-		await complete();
-		expect([outcomes, scrub.report().findings, shard === undefined]).toEqual([['unknown'], [], false]);
+		await pass(() => outcomes.length === 3, { what: 'the pass' });
+		expect(outcomes).toEqual(['unknown', 'missing', 'unknown']);
 	});
 
 	test('no more is looked for than somebody hears of', async () => {

@@ -496,8 +496,17 @@ describe('volumes', () => {
 		const dataDir = newFolder();
 		await (await open(dataDir)).close();
 		await expect(open(dataDir, { workerId: newId<WorkerId>(random) })).rejects.toEqual(failing('conflict'));
-		fs.writeFileSync(join(dataDir, 'volume.json'), JSON.stringify({ version: 2, workerId }));
-		await expect(open(dataDir)).rejects.toEqual(failing('unsupported'));
+		const sentinel = join(dataDir, 'volume.json');
+		fs.writeFileSync(sentinel, JSON.stringify({ version: 2, workerId }));
+		await expect(open(dataDir)).rejects.toMatchObject({
+			kind: 'unsupported',
+			message: `${sentinel} was written by a newer release (version 2, this one knows 1): run that release`,
+		});
+		for (const text of ['', '{"version": 1', 'null', '{}', '{"version": "1"}']) {
+			fs.writeFileSync(sentinel, text);
+			await expect(open(dataDir)).rejects.toEqual(failing('corrupt'));
+			expect(fs.readFileSync(sentinel, 'utf8')).toBe(text);
+		}
 	});
 
 	test('damaged files: corrupt', async () => {

@@ -124,6 +124,8 @@ describe('what is not a trailer', () => {
 			});
 		expect(kindOf(set(0, 1))).toBe('read');
 		expect(kindOf(set(0, 2))).toBe('unsupported');
+		expect(kindOf(set(0, 0))).toBe('corrupt');
+		expect(() => decodeTrailer(set(0, 2))).toThrow(/newer release \(version 2, this one knows 1\): run that release$/);
 		expect(kindOf(set(1, 9))).toBe('unsupported');
 	});
 

@@ -6,6 +6,7 @@
 import { describe, expect, test } from 'vitest';
 import { realClock, seededRandom } from '../../test/support/clock.ts';
 import { MemoryTransport } from '../../test/support/memory-transport.ts';
+import { newerShard } from '../../test/support/newer.ts';
 import { codecFor } from '../codec/erasure-codec.ts';
 import { cellAt, rowCells, rows, shardBytes, shardRows } from '../codec/layout.ts';
 import { encodeTrailer } from '../codec/trailer.ts';
@@ -414,6 +415,23 @@ describe('gather', () => {
 			{ shardIndex: 0, kind: 'missing' },
 			{ shardIndex: 4, kind: 'corrupt' },
 		]);
+	});
+
+	test('shards that a newer release wrote are read from others, or not now, and are never a finding', async () => {
+		const { transport, targets, segment } = await stored();
+		const sources = sourcesOf(targets, segment.result.placements);
+		const age = ({ worker, shardId }: ScatterTarget) => {
+			const kept = transport.shardsOf(worker.workerId).get(shardId);
+			if (kept !== undefined) kept.trailer = newerShard(kept.trailer);
+		};
+		// Asked for the leaves, since shard 0 is gone, they can't give them.
+		transport.faultsOf((targets[0] as ScatterTarget).worker.workerId).dead = true;
+		age(targets[4] as ScatterTarget);
+		const got = await gatherAll(transport, segment, { sources });
+		expect(got.bytes.equals(segment.bytes)).toBe(true);
+		expect(got.findings).toEqual([]);
+		for (const one of targets) age(one);
+		await expect(gatherAll(transport, segment, { sources })).rejects.toMatchObject({ kind: 'unavailable' });
 	});
 
 	test('a cell that does not open is blamed on its shard, and the row comes again right', async () => {

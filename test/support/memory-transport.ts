@@ -4,7 +4,7 @@
  */
 
 import { decodeTrailer } from '../../core/codec/trailer.ts';
-import { DistroError, type ErrorKind } from '../../core/errors.ts';
+import { asDistroError, DistroError, type ErrorKind } from '../../core/errors.ts';
 import type { ShardId, WorkerId } from '../../core/ids.ts';
 import type {
 	ShardGet,
@@ -211,7 +211,12 @@ export class MemoryTransport implements ShardTransport {
 				}
 				if (at < 0) {
 					at = 0;
-					if (request.wantLeaves) events.leaves(decodeTrailer(shard.trailer).leaves);
+					try {
+						if (request.wantLeaves) events.leaves(decodeTrailer(shard.trailer).leaves);
+					} catch (error) {
+						end(() => events.failed(asDistroError(error)));
+						return;
+					}
 					next();
 					return;
 				}
