@@ -99,7 +99,7 @@ export class MemoryShardStore implements ShardStore {
 		return trailer;
 	}
 
-	async delete(shardIds: readonly ShardId[]): Promise<void> {
+	async delete(shardIds: readonly ShardId[], options: { forGood?: boolean } = {}): Promise<void> {
 		this.#online();
 		for (const shardId of shardIds) {
 			this.#deleted.add(shardId);
@@ -108,6 +108,7 @@ export class MemoryShardStore implements ShardStore {
 			if (file === undefined) continue;
 			this.#volume.shards.delete(shardId);
 			this.#usedBytes -= file.length;
+			if (options.forGood === true) continue;
 			this.#volume.trash.set(shardId, { file, deletedAtMs: this.#options.clock.nowMs() });
 		}
 	}
