@@ -133,5 +133,8 @@ export const DISK_RESERVE_BYTES = 64 * MiB;
 export const MEMORY_BUDGET_BYTES = 60 * MiB;
 export const MEMORY_BUDGET_MIN_BYTES = 16 * MiB;
 
+/** Deleted objects can be had back for this long (TRASH_PERIOD). */
+export const TRASH_PERIOD_MS = 7 * 24 * 60 * 60_000;
+
 /** Idempotency keys are kept this long. */
 export const IDEMPOTENCY_TTL_MS = 24 * 60 * 60_000;

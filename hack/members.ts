@@ -144,6 +144,7 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'AUTH',
 		'WORKER_CONNECTIONS',
 		'LOST_AFTER',
+		'TRASH_PERIOD',
 		'REPAIR_LANES',
 		'REPAIR_SHARE',
 		'AUDITS_PER_HOUR',

@@ -69,6 +69,7 @@ export class Cluster implements ClusterAdmin {
 				};
 			}),
 			objects: counts.objects,
+			trash: { objects: counts.trashObjects, bytes: counts.trashBytes },
 			queues: { intents: counts.intents, deletions: counts.deletions, repairs: counts.repairs },
 			budget: { capacity_bytes: sum((pool) => pool.capacityBytes), used_bytes: sum((pool) => pool.usedBytes) },
 			redundancy: this.#chosenNow(),

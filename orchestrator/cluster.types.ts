@@ -29,6 +29,8 @@ export interface ClusterView {
 		readonly last_seen: string;
 	}[];
 	readonly objects: number;
+	/** Deleted objects that can be had back. */
+	readonly trash: { readonly objects: number; readonly bytes: number };
 	readonly queues: { readonly intents: number; readonly deletions: number; readonly repairs: number };
 	readonly budget: { readonly capacity_bytes: number; readonly used_bytes: number };
 	/** One sentence: what a large new object would get now. */

@@ -17,6 +17,7 @@ import {
 	MEND_SHARE_PERCENT,
 	OBJECT_MAX_BYTES,
 	SUSPECT_AFTER_MS,
+	TRASH_PERIOD_MS,
 } from '../core/limits.ts';
 import { DEFAULT_POLICY, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Random } from '../core/ports.ts';
@@ -44,6 +45,8 @@ export interface OrchestratorConfig {
 	readonly workerConnections: number;
 	/** A worker that was away for so long is lost: its shards are rebuilt elsewhere. */
 	readonly lostAfterMs: number;
+	/** Deleted objects are in the trash for so long; 0: they are gone at once. */
+	readonly trashMs: number;
 	readonly mendLanes: number;
 	/** Part of its time that each lane works while people's transfers run. */
 	readonly mendShare: number;
@@ -60,6 +63,7 @@ export interface SupabaseAddress {
 }
 
 const MAX_LOST_AFTER_MS = 365 * 24 * 60 * 60_000;
+const MAX_TRASH_MS = 10 * 365 * 24 * 60 * 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
@@ -85,6 +89,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),
 		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
 		lostAfterMs: reader.duration('LOST_AFTER', LOST_AFTER_MS, { min: SUSPECT_AFTER_MS, max: MAX_LOST_AFTER_MS }),
+		trashMs: reader.duration('TRASH_PERIOD', TRASH_PERIOD_MS, { min: 0, max: MAX_TRASH_MS }),
 		mendLanes: reader.integer('REPAIR_LANES', MEND_LANES, { min: 1, max: 64 }),
 		mendShare: reader.integer('REPAIR_SHARE', MEND_SHARE_PERCENT, { min: 1, max: 100 }) / 100,
 		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),

@@ -3,6 +3,7 @@
 /** What each does, in the words of the API. Scrub runs on the workers; they hear by their heartbeats what is wanted. */
 export const JOBS = {
 	'expire-intents': 'gives up uploads whose client is gone',
+	trash: 'removes deleted objects for good when their time in the trash is over',
 	deletions: 'deletes shards that nothing needs any more',
 	repair: 'rebuilds shards that are missing, damaged, or on lost workers',
 	drain: 'moves shards off draining workers',

@@ -3,6 +3,7 @@
  * A step's failure is told and the job goes on: nothing here may end the process.
  */
 
+import type { DeletionHead } from '../core/crypto/deletion-log.ts';
 import { asDistroError, type DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
@@ -96,12 +97,15 @@ export function deletionsJob(deps: {
 	const deleteOn = async (workerId: WorkerId, lease: Lease): Promise<boolean> => {
 		const worker = workers.ref(workerId);
 		if (worker === null) return false;
-		const shardIds = await store.deletions(workerId, DELETE_BATCH);
-		if (shardIds.length === 0) return false;
-		await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS });
-		await store.deletionsDone(workerId, shardIds, lease);
-		deps.onDeleted(shardIds.length);
-		return shardIds.length === DELETE_BATCH;
+		const queue = await store.deletions(workerId, DELETE_BATCH);
+		for (const forGood of [false, true]) {
+			const shardIds = queue.filter((item) => item.forGood === forGood).map(({ shardId }) => shardId);
+			if (shardIds.length === 0) continue;
+			await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS, forGood });
+			await store.deletionsDone(workerId, shardIds, lease);
+			deps.onDeleted(shardIds.length);
+		}
+		return queue.length === DELETE_BATCH;
 	};
 	return {
 		name: 'deletions',
@@ -114,6 +118,40 @@ export function deletionsJob(deps: {
 			const failed = results.find((result) => result.status === 'rejected');
 			if (failed !== undefined) throw failed.reason;
 			return results.some((result) => result.status === 'fulfilled' && result.value) ? 0 : DELETE_EVERY_MS;
+		},
+	};
+}
+
+const PURGE_BATCH = 50;
+const PURGE_EVERY_MS = 1_000;
+/** So often the last hash of the log of deletions is told, if there is a new one. */
+const TELL_HEAD_MS = 60 * 60_000;
+
+/** Purges what has been in the trash for its time. */
+export function trashJob(deps: {
+	store: MetadataStore;
+	clock: Clock;
+	onPurged: (count: number) => void;
+	onHead: (head: DeletionHead) => void;
+}): ExclusiveJob {
+	const { store, clock, onPurged, onHead } = deps;
+	let purged = 0;
+	let told = 0;
+	let tellAtMs = Number.NEGATIVE_INFINITY;
+	return {
+		name: 'trash',
+		state: () => ({ purged_objects: purged }),
+		step: async (_signal, lease) => {
+			const count = await store.purgeTrash(clock.nowMs(), PURGE_BATCH, lease);
+			purged += count;
+			if (count > 0) onPurged(count);
+			if (clock.monotonicMs() >= tellAtMs) {
+				const head = await store.deletionHead();
+				if (head.entries > told) onHead(head);
+				told = head.entries;
+				tellAtMs = clock.monotonicMs() + TELL_HEAD_MS;
+			}
+			return count === PURGE_BATCH ? 0 : PURGE_EVERY_MS;
 		},
 	};
 }

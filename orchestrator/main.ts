@@ -16,11 +16,12 @@ import { auditJob } from './audit.ts';
 import { shardDrawer } from './audit-draw.ts';
 import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
+import { DeletionLog } from './deletions.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
 import { JobControl } from './job-control.ts';
-import { deletionsJob, expireIntentsJob, type Job, runJobs } from './jobs.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs, trashJob } from './jobs.ts';
 import { Keyring } from './keyring.ts';
 import { exclusive } from './leases.ts';
 import { drainJob, isNeedless, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
@@ -99,6 +100,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const deps = { clusterId, store, workers, transport, keyring, clock, random, policy, inlineMaxBytes, pool, findings };
 	const objects = new ObjectService({
 		...deps,
+		trashMs: config.trashMs,
 		onEncoding: (k, n) => metrics.encodings.inc({ code: `${k}+${n - k}` }),
 	});
 
@@ -124,6 +126,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	let ready = true;
 	const http = createHttpServer({
 		objects,
+		deletions: new DeletionLog(store),
 		cluster: new Cluster({ clusterId, store, workers, scrub, jobs: jobControl, policy, pools: [pool, mendPool] }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
@@ -190,6 +193,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const holder = `${config.name} ${random.bytes(8).toString('hex')}`;
 	const exclusiveJobs = [
 		expireIntentsJob({ store, clock }),
+		trashJob({
+			store,
+			clock,
+			onPurged: (count) => metrics.purgedObjects.inc(count),
+			onHead: ({ entries, hash }) => log.info({ entries, head: hash.toString('hex') }, 'the log of deletions'),
+		}),
 		deletionsJob({ store, workers, transport, onDeleted: (count) => metrics.deletedShards.inc(count) }),
 		repairJob(mendDeps),
 		drainJob(mendDeps),

@@ -62,9 +62,14 @@ export function createOrchestratorMetrics(deps: {
 		help: 'Whether the metadata store answered when this was asked',
 		registers,
 	});
+	const trashBytes = new Gauge({
+		name: 'distro_trash_bytes',
+		help: 'Bytes of the objects in the trash, as people stored them',
+		registers,
+	});
 	new Gauge({
 		name: 'distro_queue_length',
-		help: 'Objects stored, and items in the durable queues',
+		help: 'Objects stored, objects in the trash, and items in the durable queues',
 		labelNames: ['queue'],
 		registers,
 		async collect() {
@@ -72,8 +77,10 @@ export function createOrchestratorMetrics(deps: {
 			const counts = await store.counts().catch(() => null);
 			metadataUp.set(counts === null ? 0 : 1);
 			if (counts === null) return;
-			const { objects, intents, deletions, repairs } = counts;
-			for (const [queue, count] of Object.entries({ objects, intents, deletions, repairs })) this.set({ queue }, count);
+			const { objects, trashObjects: trash, intents, deletions, repairs } = counts;
+			const lengths = { objects, trash, intents, deletions, repairs };
+			for (const [queue, count] of Object.entries(lengths)) this.set({ queue }, count);
+			trashBytes.set(counts.trashBytes);
 		},
 	});
 	const requests = new Histogram({
@@ -120,9 +127,14 @@ export function createOrchestratorMetrics(deps: {
 			labelNames: ['outcome'],
 			registers,
 		}),
+		purgedObjects: new Counter({
+			name: 'distro_purged_objects_total',
+			help: 'Objects removed for good when their time in the trash was over',
+			registers,
+		}),
 		deletedShards: new Counter({
 			name: 'distro_deleted_shards_total',
-			help: 'Shards that workers have moved to trash',
+			help: 'Shards that workers have deleted',
 			registers,
 		}),
 	};

@@ -15,7 +15,7 @@ import type { MoveSide } from './move-side.ts';
 import { SqliteMoveSide } from './move-sqlite.ts';
 import { openSupabaseMoveSide } from './move-supabase.ts';
 import { DERIVED_TABLES, LEFT_TABLES, MOVED_TABLES } from './move-tables.ts';
-import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { atOnce, begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 import { checkRedundancy } from './store.recount.ts';
 import type { MetadataStore } from './store.ts';
 import { openSqliteStore } from './store-sqlite.ts';
@@ -93,7 +93,7 @@ async function seed(file: string, objects: number): Promise<Upload[]> {
 		commit: { ...empty.commit, object: { ...empty.commit.object, sizeBytes: 0, inline: Buffer.alloc(0) } },
 	});
 	const gone = await make.store(store, ids, { segments: 2 });
-	await store.deleteObject(gone.objectId, NOW_MS);
+	await store.deleteObject(gone.objectId, atOnce());
 	const found = uploads.find(({ commit }) => commit.segments.length > 0) as Upload;
 	const [shard] = found.shards as [Upload['shards'][number]];
 	await store.addFindings([{ ...shard, kind: 'corrupt', detail: 'row 3: a\0b', foundAtMs: NOW_MS }]);
@@ -325,7 +325,7 @@ describe('there and back', () => {
 		await move('supabase');
 		const postgres = await openPostgres();
 		const upload = await make.store(postgres, workers, { missing: [1] });
-		await postgres.deleteObject((await make.store(postgres, workers)).objectId, NOW_MS);
+		await postgres.deleteObject((await make.store(postgres, workers)).objectId, atOnce());
 		expect(await postgres.object(upload.objectId)).toEqual(upload.commit.object);
 		await postgres.close();
 		await move('sqlite', { replace: true });
@@ -626,7 +626,7 @@ describe('refused, and nothing is changed', () => {
 		const error = await store.acquireLease('repair', { holder: 'x', ttlMs: 1_000 }).catch((thrown: unknown) => thrown);
 		expect(error).toMatchObject({ kind: 'unavailable', retryAfterMs: expect.any(Number) });
 		expect((error as Error).cause).toMatchObject({ message: expect.stringContaining('moved away') });
-		await expect(store.deleteObject(make.id<ObjectId>(), NOW_MS)).rejects.toMatchObject({ kind: 'unavailable' });
+		await expect(store.deleteObject(make.id<ObjectId>(), atOnce())).rejects.toMatchObject({ kind: 'unavailable' });
 		await store.close();
 	});
 

@@ -214,16 +214,15 @@ async function compareAll(move: Move): Promise<Map<string, number>> {
 	let onSpreads = 0;
 	for (const table of MOVED_TABLES) {
 		const progress = new Progress(`compared ${table.name}`, { clock, say });
-		const [sizeAt, segmentsAt] = ['size_bytes', 'segments'].map((column) => columnsOf(table).indexOf(column)) as [
-			number,
-			number,
-		];
+		const [sizeAt, segmentsAt, purgeAt] = ['size_bytes', 'segments', 'purge_at_ms'].map((column) =>
+			columnsOf(table).indexOf(column),
+		) as [number, number, number];
 		await compareRows(move, table, (rows) => {
 			progress.add(rows.length);
 			if (table !== OBJECTS) return;
 			for (const row of rows) {
 				bytes += BigInt(row[sizeAt] as string);
-				if (row[segmentsAt] !== '0') onSpreads++;
+				if (row[segmentsAt] !== '0' && row[purgeAt] === null) onSpreads++;
 			}
 		});
 		// Keys are unique: as many rows, each of them found, are the same rows.

@@ -200,7 +200,7 @@ export class SqliteMoveSide implements MoveSide {
 
 	async totals(): Promise<MoveTotals> {
 		const [row = []] = this.#all(`
-			SELECT CAST(objects AS TEXT), CAST(bytes AS TEXT), CAST(deletions AS TEXT), CAST(repairs AS TEXT),
+			SELECT CAST(objects + trash_objects AS TEXT), CAST(bytes + trash_bytes AS TEXT), CAST(deletions AS TEXT), CAST(repairs AS TEXT),
 				(SELECT CAST(coalesce(sum(segments), 0) AS TEXT) FROM worker_sets),
 				(SELECT CAST(coalesce(sum(objects), 0) AS TEXT) FROM spreads)
 				FROM totals`);
@@ -218,10 +218,10 @@ type Six = readonly [string, string, string, string, string, string];
 
 /** Worker sets and spread of an object whose rows are there, as if it were written now. */
 function enterMovedObject(sql: Sql, objectNo: number): void {
-	const object = sql.get('SELECT size_bytes AS sizeBytes, segments FROM objects WHERE object_no = ?', objectNo) as {
-		sizeBytes: number;
-		segments: number;
-	};
+	const object = sql.get(
+		'SELECT size_bytes AS sizeBytes, segments, purge_at_ms AS purgeAtMs FROM objects WHERE object_no = ?',
+		objectNo,
+	) as { sizeBytes: number; segments: number; purgeAtMs: number | null };
 	const marked = sql.all<{ shardId: ShardId }>(
 		'SELECT shard_id AS shardId FROM findings WHERE object_no = ?',
 		objectNo,
@@ -231,7 +231,7 @@ function enterMovedObject(sql: Sql, objectNo: number): void {
 		...segment,
 		placements: segment.placements.filter(({ shardId }) => !bad.has(shardId)),
 	}));
-	const { spreadNo, setNos } = enterSets(sql, object, segments);
+	const { spreadNo, setNos } = enterSets(sql, { ...object, inTrash: object.purgeAtMs !== null }, segments);
 	sql.run('UPDATE objects SET spread_no = ? WHERE object_no = ?', spreadNo, objectNo);
 	for (const [at, setNo] of setNos.entries()) {
 		const { index } = segments[at] as Segment;

@@ -77,6 +77,8 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 			wrapped_key: 'bytes',
 			manifest: 'bytes',
 			inline: 'bytes',
+			deleted_at_ms: 'integer',
+			purge_at_ms: 'integer',
 		},
 		numbered: 'object_no',
 		onlySqlite: ['spread_no'],
@@ -138,8 +140,26 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 	{
 		name: 'deletions',
 		key: ['item_no'],
-		columns: { item_no: 'integer', worker_id: 'id', shard_id: 'id', queued_at_ms: 'integer' },
+		columns: { item_no: 'integer', worker_id: 'id', shard_id: 'id', queued_at_ms: 'integer', for_good: 'flag' },
 		numbered: 'item_no',
+	},
+	{
+		name: 'deletion_log',
+		key: ['entry_no'],
+		columns: {
+			entry_no: 'integer',
+			object_id: 'id',
+			action: 'text',
+			at_ms: 'integer',
+			by_key: 'text',
+			hash: 'bytes',
+		},
+	},
+	{
+		name: 'deletion_head',
+		key: ['entries'],
+		columns: { entries: 'integer', hash: 'bytes' },
+		constant: ['one'],
 	},
 	{
 		name: 'findings',
@@ -188,6 +208,7 @@ export const LEFT_TABLES: Readonly<Record<string, string>> = {
 	totals: 'triggers count what is written; compared at the end',
 	leases: 'their holders are gone',
 	removals: 'their callers are gone',
+	deletion_notes: 'empty but while a transaction runs',
 	move: 'the mark of the move itself',
 	schema_version: 'the schema of that database alone',
 };

@@ -3,7 +3,7 @@
 import { beforeEach, expect, test, vi } from 'vitest';
 import type { Segment } from '../core/model/segment.ts';
 import { type MemoryCluster, memoryCluster } from '../test/support/memory-cluster.ts';
-import { Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { atOnce, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 
 const SEGMENTS = 600;
 let cluster: MemoryCluster;
@@ -65,7 +65,7 @@ test('each segment is read once, in pages, and no more where nothing can be wors
 
 test('an object that is deleted meanwhile is not found', async () => {
 	vi.spyOn(cluster.store, 'findings').mockImplementation(async () => {
-		await cluster.store.deleteObject(upload.objectId, NOW_MS);
+		await cluster.store.deleteObject(upload.objectId, atOnce());
 		return [];
 	});
 	const explained = cluster.objects.explain(upload.objectId, { fromSegment: 0, limit: 10 });

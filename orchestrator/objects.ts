@@ -21,7 +21,15 @@ import { largestCode } from '../core/model/redundancy.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
 import type { MemoryPool } from '../core/ports.ts';
 import { type ReadDeps, readObject, SEGMENT_PAGE } from './download.ts';
-import type { Download, ObjectExplanation, ObjectInfo, Objects, Upload, UploadOptions } from './objects.types.ts';
+import type {
+	Download,
+	ObjectExplanation,
+	ObjectInfo,
+	Objects,
+	TrashedInfo,
+	Upload,
+	UploadOptions,
+} from './objects.types.ts';
 import type { Finding, FindingKind, ObjectRow } from './store.ts';
 import { type UploadDeps, type UploadMemory, UploadSession } from './upload.ts';
 
@@ -32,6 +40,8 @@ type ShardState = FindingKind | 'ok' | 'unreachable';
 
 export interface ObjectsDeps extends UploadDeps, ReadDeps {
 	readonly pool: MemoryPool;
+	/** How long what is deleted can be had back. */
+	readonly trashMs: number;
 }
 
 export class ObjectService implements Objects {
@@ -115,8 +125,19 @@ export class ObjectService implements Objects {
 
 	async #row(objectId: ObjectId): Promise<ObjectRow> {
 		const row = await this.#deps.store.object(objectId);
-		if (row === null) throw notFound(objectId);
+		if (row === null) throw await this.#notFound(objectId);
 		return row;
+	}
+
+	/** Who looks for something in the trash learns that it is there. */
+	async #notFound(objectId: ObjectId): Promise<DistroError> {
+		const trashed = await this.#deps.store.trashed(objectId);
+		if (trashed === null) return notFound(objectId);
+		const freedAt = new Date(trashed.purgeAtMs).toISOString();
+		return new DistroError(
+			'not_found',
+			`object ${objectId} was deleted and is in the trash until ${freedAt}: POST /objects/${objectId}/undelete brings it back`,
+		);
 	}
 
 	#infoOf(row: ObjectRow): ObjectInfo {
@@ -127,7 +148,7 @@ export class ObjectService implements Objects {
 	async open(objectId: ObjectId): Promise<Download> {
 		const deps = this.#deps;
 		const found = await deps.store.objectWithSegments(objectId, { fromSegment: 0, limit: SEGMENT_PAGE });
-		if (found === null) throw notFound(objectId);
+		if (found === null) throw await this.#notFound(objectId);
 		const { object, segments } = found;
 		const dataKey = deps.keyring.dataKey(object.versionId, object);
 		const manifest = openManifest(dataKey, object.manifest);
@@ -140,9 +161,39 @@ export class ObjectService implements Objects {
 		};
 	}
 
-	async remove(objectId: ObjectId): Promise<void> {
+	async remove(objectId: ObjectId, by: string): Promise<{ freedAtMs: number }> {
+		const { store, clock, trashMs } = this.#deps;
+		const nowMs = clock.nowMs();
+		const freedAtMs = nowMs + trashMs;
+		const isRemoved = await store.deleteObject(objectId, { nowMs, purgeAtMs: freedAtMs, by });
+		if (!isRemoved) throw await this.#notFound(objectId);
+		return { freedAtMs };
+	}
+
+	async undelete(objectId: ObjectId, by: string): Promise<ObjectInfo> {
 		const { store, clock } = this.#deps;
-		if (!(await store.deleteObject(objectId, clock.nowMs()))) throw notFound(objectId);
+		await store.undeleteObject(objectId, { nowMs: clock.nowMs(), by });
+		return this.info(objectId);
+	}
+
+	async purge(objectId: ObjectId, by: string): Promise<void> {
+		const { store, clock } = this.#deps;
+		if (await store.purgeObject(objectId, { nowMs: clock.nowMs(), by })) return;
+		throw new DistroError(
+			'not_found',
+			`object ${objectId} is not in the trash: delete it first, or it is gone already`,
+		);
+	}
+
+	async trash(options: {
+		limit: number;
+		cursor: string | null;
+	}): Promise<{ objects: TrashedInfo[]; next: string | null }> {
+		const page = await this.#deps.store.trash({ limit: options.limit, after: options.cursor });
+		const objects = page.objects.map(({ object, deletedAtMs, purgeAtMs }) => {
+			return { ...this.#infoOf(object), deletedAtMs, freedAtMs: purgeAtMs };
+		});
+		return { objects, next: page.next };
 	}
 
 	async list(options: {

@@ -15,6 +15,12 @@ export interface ObjectInfo {
 	readonly sha256: Buffer | null;
 }
 
+export interface TrashedInfo extends ObjectInfo {
+	readonly deletedAtMs: number;
+	/** When it is gone for good. */
+	readonly freedAtMs: number;
+}
+
 export interface UploadOptions {
 	/** Content-Length or null: a hint, never trusted. */
 	readonly sizeHintBytes: number | null;
@@ -82,8 +88,14 @@ export interface Objects {
 	info(objectId: ObjectId): Promise<ObjectInfo>;
 	/** `not_found`, `unavailable`. Nothing is reserved until `read`. */
 	open(objectId: ObjectId): Promise<Download>;
-	/** `not_found`. */
-	remove(objectId: ObjectId): Promise<void>;
+	/** Into the trash; `by` is the caller's API key id, or ''. `not_found`. */
+	remove(objectId: ObjectId, by: string): Promise<{ freedAtMs: number }>;
+	/** Out of it again; fine for one that is not deleted. `not_found`. */
+	undelete(objectId: ObjectId, by: string): Promise<ObjectInfo>;
+	/** Out of the trash, for good. `not_found`. */
+	purge(objectId: ObjectId, by: string): Promise<void>;
+	/** What is in the trash, what stays longest first. `invalid` for a bad cursor. */
+	trash(options: { limit: number; cursor: string | null }): Promise<{ objects: TrashedInfo[]; next: string | null }>;
 	/** `invalid` for a bad cursor. */
 	list(options: { limit: number; cursor: string | null }): Promise<{ objects: ObjectInfo[]; next: string | null }>;
 	explain(objectId: ObjectId, options: { fromSegment: number; limit: number }): Promise<ObjectExplanation>;

@@ -105,7 +105,9 @@ export async function placeShard(
 
 /** From the metadata, as the upload made it: no other worker's word is taken for it. */
 async function recoveryOf(deps: RepairDeps, item: RepairItem): Promise<Buffer> {
-	const object = await deps.store.object(item.objectId);
+	const { store } = deps;
+	// What is in the trash may be wanted again.
+	const object = (await store.object(item.objectId)) ?? (await store.trashed(item.objectId))?.object ?? null;
 	if (object === null || object.versionId !== item.versionId) {
 		throw new DistroError('conflict', 'the object is gone or was written anew');
 	}

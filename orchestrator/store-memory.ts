@@ -6,6 +6,14 @@
  */
 
 import { sealedBytes } from '../core/codec/layout.ts';
+import {
+	type Deletion,
+	type DeletionEntry,
+	type DeletionHead,
+	headAfter,
+	NO_DELETIONS,
+	nextDeletion,
+} from '../core/crypto/deletion-log.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
@@ -13,6 +21,7 @@ import type { Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
 	Commit,
+	DeletedBy,
 	Finding,
 	Idempotency,
 	IdempotencyClaim,
@@ -23,10 +32,14 @@ import type {
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
+	QueuedDeletion,
 	RedundancyRows,
 	RepairDone,
 	RepairItem,
+	StoreCounts,
 	StoredSegment,
+	TrashedObject,
+	TrashPage,
 	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
@@ -48,8 +61,16 @@ import {
 	segmentGone,
 	stillPlaced,
 	storeClosed,
+	trashCursorOf,
 	workerTaken,
 } from './store-rules.ts';
+
+interface StoredObject {
+	readonly row: ObjectRow;
+	readonly segments: Segment[];
+	/** null: it is not in the trash. */
+	trash: { readonly deletedAtMs: number; readonly purgeAtMs: number } | null;
+}
 
 interface Intent {
 	row: IntentRow;
@@ -59,14 +80,16 @@ interface Intent {
 /** What survives a store: hand it to another one to open the same data again. */
 export class MemoryMetadata {
 	cluster: ClusterRow | null = null;
-	readonly objects = new Map<ObjectId, { readonly row: ObjectRow; readonly segments: Segment[] }>();
+	/** Those in the trash as well. */
+	readonly objects = new Map<ObjectId, StoredObject>();
 	readonly uploads = new Map<UploadId, ObjectId>();
 	readonly versions = new Map<VersionId, ObjectId>();
 	readonly placed = new Map<ShardId, { objectId: ObjectId; segment: number; shardIndex: number; workerId: WorkerId }>();
 	readonly intents = new Map<UploadId, Intent>();
 	readonly idempotency = new Map<string, Idempotency & { readonly objectId: ObjectId | null }>();
 	/** Oldest first. */
-	readonly deletions = new Map<ShardId, WorkerId>();
+	readonly deletions = new Map<ShardId, QueuedDeletion & { readonly workerId: WorkerId }>();
+	readonly deletionLog: DeletionEntry[] = [];
 	readonly findings = new Map<ShardId, Finding>();
 	/** Oldest first. */
 	readonly repairs = new Map<string, RepairItem>();
@@ -162,7 +185,7 @@ export class MemoryMetadataStore implements MetadataStore {
 
 		const row = copyRow(object);
 		const segments = commit.segments.map(copySegment);
-		data.objects.set(row.objectId, { row, segments });
+		data.objects.set(row.objectId, { row, segments, trash: null });
 		data.uploads.set(row.uploadId, row.objectId);
 		data.versions.set(row.versionId, row.objectId);
 		for (const placement of placed) data.placed.set(placement.shardId, placement);
@@ -172,7 +195,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		data.intents.delete(row.uploadId);
 		const named = [...(intent?.shards ?? [])].map(([shardId, workerId]) => ({ shardId, workerId }));
 		for (const { shardId, workerId } of [...named, ...commit.abandoned]) {
-			if (!data.placed.has(shardId)) data.deletions.set(shardId, workerId);
+			if (!data.placed.has(shardId)) this.#queueDeletion(shardId, workerId);
 		}
 		if (idempotency !== null) {
 			data.idempotency.set(claimKey(idempotency), { ...idempotency, uploadId: row.uploadId, objectId: row.objectId });
@@ -192,9 +215,13 @@ export class MemoryMetadataStore implements MetadataStore {
 	#discardIntent(uploadId: UploadId): void {
 		const data = this.#data;
 		for (const [shardId, workerId] of data.intents.get(uploadId)?.shards ?? []) {
-			if (!data.placed.has(shardId)) data.deletions.set(shardId, workerId);
+			if (!data.placed.has(shardId)) this.#queueDeletion(shardId, workerId);
 		}
 		data.intents.delete(uploadId);
+	}
+
+	#queueDeletion(shardId: ShardId, workerId: WorkerId, forGood = false): void {
+		this.#data.deletions.set(shardId, { shardId, workerId, forGood });
 	}
 
 	async expireIntents(nowMs: number, limit: number, lease?: Lease): Promise<number> {
@@ -224,66 +251,146 @@ export class MemoryMetadataStore implements MetadataStore {
 	}
 
 	async object(objectId: ObjectId): Promise<ObjectRow | null> {
-		return this.#open.objects.get(objectId)?.row ?? null;
+		return this.#live(objectId)?.row ?? null;
+	}
+
+	/** Not in the trash. */
+	#live(objectId: ObjectId): StoredObject | undefined {
+		const stored = this.#open.objects.get(objectId);
+		return stored?.trash === null ? stored : undefined;
 	}
 
 	async objectWithSegments(
 		objectId: ObjectId,
 		options: { fromSegment: number; limit: number },
 	): Promise<{ object: ObjectRow; segments: readonly Segment[] } | null> {
-		const stored = this.#open.objects.get(objectId);
+		const stored = this.#live(objectId);
 		if (stored === undefined) return null;
-		const { fromSegment, limit } = options;
-		return { object: stored.row, segments: stored.segments.slice(fromSegment, fromSegment + limit) };
+		return { object: stored.row, segments: pageOf(stored.segments, options) };
 	}
 
 	async segments(versionId: VersionId, options: { fromSegment: number; limit: number }): Promise<readonly Segment[]> {
 		const objectId = this.#open.versions.get(versionId);
-		return objectId === undefined ? [] : ((await this.objectWithSegments(objectId, options))?.segments ?? []);
+		const stored = objectId === undefined ? undefined : this.#data.objects.get(objectId);
+		return pageOf(stored?.segments ?? [], options);
 	}
 
 	async list(options: { limit: number; after: string | null }): Promise<ObjectPage> {
 		const after = options.after === null ? null : parseCursor(options.after);
-		const rows = [...this.#open.objects.values()].map(({ row }) => row).sort(newestFirst);
-		const rest = after === null ? rows : rows.filter((row) => newestFirst(row, after) > 0);
+		const live = [...this.#open.objects.values()].filter(({ trash }) => trash === null);
+		const rows = live.map(({ row }) => row).sort(newestFirst);
+		const isAfter = (row: ObjectRow) => after === null || newestFirst(row, { ...after, createdAtMs: after.atMs }) > 0;
+		const rest = rows.filter(isAfter);
 		const objects = rest.slice(0, options.limit);
 		const last = objects.at(-1);
 		return { objects, next: last === undefined || rest.length <= options.limit ? null : cursorOf(last) };
 	}
 
-	async deleteObject(objectId: ObjectId, _nowMs: number): Promise<boolean> {
-		const data = this.#open;
-		const stored = data.objects.get(objectId);
+	async deleteObject(objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }): Promise<boolean> {
+		const stored = this.#live(objectId);
+		const { nowMs, purgeAtMs, by } = options;
 		if (stored === undefined) return false;
-		for (const { placements } of stored.segments) {
-			for (const { shardId, workerId } of placements) {
-				data.placed.delete(shardId);
-				data.findings.delete(shardId);
-				data.deletions.set(shardId, workerId);
-			}
+		if (purgeAtMs <= nowMs) {
+			this.#purge(stored, { nowMs, by });
+			return true;
 		}
-		for (const [at, item] of data.repairs) if (item.objectId === objectId) data.repairs.delete(at);
-		data.uploads.delete(stored.row.uploadId);
-		data.versions.delete(stored.row.versionId);
-		data.objects.delete(objectId);
+		stored.trash = { deletedAtMs: nowMs, purgeAtMs };
+		this.#log({ objectId, action: 'trashed', atMs: nowMs, by });
 		return true;
 	}
 
-	async deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]> {
-		const queue = [...this.#open.deletions].filter(([, holder]) => holder === workerId);
-		return queue.slice(0, limit).map(([shardId]) => shardId);
+	async undeleteObject(objectId: ObjectId, { nowMs, by }: DeletedBy): Promise<boolean> {
+		const stored = this.#open.objects.get(objectId);
+		if (stored === undefined || stored.trash === null) return false;
+		stored.trash = null;
+		this.#log({ objectId, action: 'undeleted', atMs: nowMs, by });
+		return true;
+	}
+
+	async purgeObject(objectId: ObjectId, options: DeletedBy): Promise<boolean> {
+		const stored = this.#open.objects.get(objectId);
+		if (stored === undefined || stored.trash === null) return false;
+		this.#purge(stored, options);
+		return true;
+	}
+
+	async purgeTrash(nowMs: number, limit: number, lease?: Lease): Promise<number> {
+		const data = this.#open;
+		this.#check(lease);
+		const due = [...data.objects.values()].filter(({ trash }) => trash !== null && trash.purgeAtMs <= nowMs);
+		const batch = due.sort((a, b) => -longestFirst(a, b)).slice(0, limit);
+		for (const stored of batch) this.#purge(stored, { nowMs, by: '' });
+		return batch.length;
+	}
+
+	#purge({ row, segments }: StoredObject, { nowMs, by }: DeletedBy): void {
+		const data = this.#data;
+		const { objectId } = row;
+		for (const { placements } of segments) {
+			for (const { shardId, workerId } of placements) {
+				data.placed.delete(shardId);
+				data.findings.delete(shardId);
+				this.#queueDeletion(shardId, workerId, true);
+			}
+		}
+		for (const [at, item] of data.repairs) if (item.objectId === objectId) data.repairs.delete(at);
+		data.uploads.delete(row.uploadId);
+		data.versions.delete(row.versionId);
+		data.objects.delete(objectId);
+		this.#log({ objectId, action: 'purged', atMs: nowMs, by });
+	}
+
+	async trashed(objectId: ObjectId): Promise<TrashedObject | null> {
+		const stored = this.#open.objects.get(objectId);
+		return stored === undefined || stored.trash === null ? null : { object: stored.row, ...stored.trash };
+	}
+
+	async trash(options: { limit: number; after: string | null }): Promise<TrashPage> {
+		const after = options.after === null ? null : parseCursor(options.after);
+		const all = [...this.#open.objects.values()].filter(({ trash }) => trash !== null).sort(longestFirst);
+		const rest = all.filter(({ row, trash }) => {
+			if (after === null || trash === null) return true;
+			return (after.atMs - trash.purgeAtMs || compare(after.objectId, row.objectId)) > 0;
+		});
+		const objects = rest.slice(0, options.limit).flatMap(({ row, trash }) => (trash ? { object: row, ...trash } : []));
+		const last = objects.at(-1);
+		return { objects, next: last === undefined || rest.length <= options.limit ? null : trashCursorOf(last) };
+	}
+
+	#log(deletion: Deletion): void {
+		const { deletionLog } = this.#data;
+		const last = deletionLog.at(-1);
+		deletionLog.push(nextDeletion(last === undefined ? NO_DELETIONS : headAfter(last), deletion));
+	}
+
+	async deletionLog({ limit, after }: { limit: number; after: number }): Promise<readonly DeletionEntry[]> {
+		return this.#open.deletionLog.slice(after, after + limit);
+	}
+
+	async deletionHead(): Promise<DeletionHead> {
+		const last = this.#open.deletionLog.at(-1);
+		return last === undefined ? NO_DELETIONS : headAfter(last);
+	}
+
+	async deletions(workerId: WorkerId, limit: number): Promise<readonly QueuedDeletion[]> {
+		const queue = [...this.#open.deletions.values()].filter((item) => item.workerId === workerId);
+		return queue.slice(0, limit).map(({ shardId, forGood }) => ({ shardId, forGood }));
 	}
 
 	async deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void> {
 		const { deletions } = this.#open;
 		this.#check(lease);
-		for (const shardId of shardIds) if (deletions.get(shardId) === workerId) deletions.delete(shardId);
+		for (const shardId of shardIds) if (deletions.get(shardId)?.workerId === workerId) deletions.delete(shardId);
 	}
 
-	async counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }> {
+	async counts(): Promise<StoreCounts> {
 		const { objects, intents, deletions, repairs } = this.#open;
-		const bytes = [...objects.values()].reduce((sum, { row }) => sum + row.sizeBytes, 0);
-		return { objects: objects.size, intents: intents.size, deletions: deletions.size, repairs: repairs.size, bytes };
+		const counts = { objects: 0, bytes: 0, trashObjects: 0, trashBytes: 0 };
+		for (const { row, trash } of objects.values()) {
+			counts[trash === null ? 'objects' : 'trashObjects']++;
+			counts[trash === null ? 'bytes' : 'trashBytes'] += row.sizeBytes;
+		}
+		return { ...counts, intents: intents.size, deletions: deletions.size, repairs: repairs.size };
 	}
 
 	async addFindings(findings: readonly Finding[]): Promise<void> {
@@ -357,7 +464,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		if (old !== undefined) {
 			data.placed.delete(old.shardId);
 			data.findings.delete(old.shardId);
-			data.deletions.set(old.shardId, old.workerId);
+			this.#queueDeletion(old.shardId, old.workerId);
 		}
 		const others = segment.placements.filter((other) => other !== old);
 		const placements = [...others, { ...placement, shardIndex }].sort((a, b) => a.shardIndex - b.shardIndex);
@@ -377,13 +484,14 @@ export class MemoryMetadataStore implements MetadataStore {
 	async redundancyRows(): Promise<RedundancyRows> {
 		const sets = new Map<string, SetCount>();
 		const spreads = new Map<string, SpreadCount>();
-		for (const { row, segments } of this.#open.objects.values()) {
+		for (const { row, segments, trash } of this.#open.objects.values()) {
 			for (const segment of segments) {
 				const setId = this.#setIdOf(segment);
 				const [k, n, workers] = JSON.parse(setId) as [number, number, WorkerId[]];
 				const { segments: before, bytes } = sets.get(setId) ?? { segments: 0, bytes: 0 };
 				sets.set(setId, { setId, k, n, workers, segments: before + 1, bytes: bytes + sealedBytes(segment) });
 			}
+			if (trash !== null) continue;
 			const setIds = [...new Set(segments.map((segment) => this.#setIdOf(segment)))].sort(compare);
 			const key = JSON.stringify(setIds);
 			const { objects, bytes } = spreads.get(key) ?? { objects: 0, bytes: 0 };
@@ -485,7 +593,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		const named = [...intents.values()].flatMap(({ shards }) => [...shards.values()]);
 		const placements = [...placed.values()].map((placement) => placement.workerId);
 		if ([...named, ...placements].includes(workerId)) throw stillPlaced(known.name);
-		for (const [shardId, holder] of deletions) if (holder === workerId) deletions.delete(shardId);
+		for (const [shardId, item] of deletions) if (item.workerId === workerId) deletions.delete(shardId);
 		workers.delete(workerId);
 		return true;
 	}
@@ -555,6 +663,18 @@ function newestFirst(
 	b: { createdAtMs: number; objectId: ObjectId },
 ): number {
 	return b.createdAtMs - a.createdAtMs || compare(b.objectId, a.objectId);
+}
+
+/** Of what is in the trash. */
+function longestFirst(a: StoredObject, b: StoredObject): number {
+	return (b.trash?.purgeAtMs ?? 0) - (a.trash?.purgeAtMs ?? 0) || compare(b.row.objectId, a.row.objectId);
+}
+
+function pageOf(
+	segments: readonly Segment[],
+	{ fromSegment, limit }: { fromSegment: number; limit: number },
+): Segment[] {
+	return segments.slice(fromSegment, fromSegment + limit);
 }
 
 function claimKey({ owner, key }: { owner: string; key: string }): string {

@@ -3,7 +3,7 @@ import { DistroError } from '../core/errors.ts';
 import type { WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
 import { describeMetadataStore } from './store.contract.ts';
-import { Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { atOnce, Fixtures, type Upload } from './store.fixtures.ts';
 import type { MetadataStore } from './store.ts';
 import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
 import { MAX_AGE_MS, rememberingReads } from './store-remembering.ts';
@@ -91,7 +91,7 @@ test('for so long and no longer', async () => {
 
 test('while the store answers, its word counts; what another one deleted is forgotten with it', async () => {
 	await readAll();
-	await inner.deleteObject(upload.objectId, NOW_MS);
+	await inner.deleteObject(upload.objectId, atOnce());
 	expect(await store.objectWithSegments(upload.objectId, page)).toBeNull();
 	inner.failure = away;
 	await expect(store.object(upload.objectId)).rejects.toThrow('away');
@@ -100,7 +100,7 @@ test('while the store answers, its word counts; what another one deleted is forg
 test('what was deleted here is forgotten at once, also when the answer is lost', async () => {
 	await readAll();
 	inner.deleteObject = () => Promise.reject(away);
-	await expect(store.deleteObject(upload.objectId, NOW_MS)).rejects.toThrow('away');
+	await expect(store.deleteObject(upload.objectId, atOnce())).rejects.toThrow('away');
 	inner.failure = away;
 	await expect(store.object(upload.objectId)).rejects.toThrow('away');
 });

@@ -75,9 +75,9 @@ export function rememberingReads(store: MetadataStore, deps: { clock: Clock; max
 				() => store.segments(versionId, options),
 				({ length }) => ROW_BYTES * (length + 1),
 			),
-		deleteObject: async (objectId, nowMs) => {
+		deleteObject: async (objectId, options) => {
 			forget(objectId);
-			return store.deleteObject(objectId, nowMs).finally(() => forget(objectId));
+			return store.deleteObject(objectId, options).finally(() => forget(objectId));
 		},
 	};
 	return new Proxy(store, {

@@ -6,7 +6,7 @@
 import { DistroError } from '../core/errors.ts';
 import { isId, type ObjectId, type ShardId, type UploadId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Commit } from './store.ts';
+import type { Commit, TrashedObject } from './store.ts';
 
 /** Refuses, as `invalid`, what no row can hold exactly. */
 export function checkCommit({ object, segments }: Commit): void {
@@ -39,14 +39,18 @@ export function cursorOf(row: { createdAtMs: number; objectId: ObjectId }): stri
 	return `${row.createdAtMs}.${row.objectId}`;
 }
 
-/** Throws `invalid`. */
-export function parseCursor(text: string): { createdAtMs: number; objectId: ObjectId } {
+export function trashCursorOf({ object, purgeAtMs }: TrashedObject): string {
+	return `${purgeAtMs}.${object.objectId}`;
+}
+
+/** Of either list. Throws `invalid`. */
+export function parseCursor(text: string): { atMs: number; objectId: ObjectId } {
 	const [time = '', id = '', ...rest] = text.split('.');
-	const createdAtMs = Number(time);
-	if (!/^\d{1,16}$/.test(time) || !Number.isSafeInteger(createdAtMs) || !isId(id) || rest.length > 0) {
+	const atMs = Number(time);
+	if (!/^\d{1,16}$/.test(time) || !Number.isSafeInteger(atMs) || !isId(id) || rest.length > 0) {
 		throw new DistroError('invalid', 'the cursor is not one that a list gave out: start without one');
 	}
-	return { createdAtMs, objectId: id as ObjectId };
+	return { atMs, objectId: id as ObjectId };
 }
 
 /** The place of a segment in a set's pages, of a store that numbers its objects. Throws `invalid`. */

@@ -8,7 +8,7 @@ import { deserialize, serialize } from 'node:v8';
 import { describe, expect, test } from 'vitest';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { ShardId, UploadId, WorkerId } from '../core/ids.ts';
-import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
+import { atOnce, begin, Fixtures, NOW_MS } from './store.fixtures.ts';
 import { compareHistories } from './store.histories.ts';
 import type { MetadataStore, RepairItem } from './store.ts';
 import { type CallRunner, SqliteMetadataStore } from './store-sqlite.ts';
@@ -133,7 +133,7 @@ describe('a fault at any statement leaves all or nothing', () => {
 		},
 		deleteObject: async (store) => {
 			const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
-			return { act: () => store.deleteObject(objectId, NOW_MS) };
+			return { act: () => store.deleteObject(objectId, atOnce()) };
 		},
 		addFindings: async (store) => {
 			const { shards } = await make.store(store, workers, { segments: 2 });
@@ -149,7 +149,7 @@ describe('a fault at any statement leaves all or nothing', () => {
 		'repairDone after deletion': async (store) => {
 			const upload = await make.store(store, workers, { missing: [0] });
 			const { item, uploadId, placement } = await beginRepair(store, make, workers);
-			await store.deleteObject(upload.objectId, NOW_MS);
+			await store.deleteObject(upload.objectId, atOnce());
 			const done = { item, placement, nowMs: NOW_MS };
 			// It is refused in any case; what counts is that the new shard is to be deleted.
 			const refused = (error: unknown) => {

@@ -11,6 +11,7 @@ import * as objects from './store-sqlite-objects.ts';
 import * as redundancy from './store-sqlite-redundancy.ts';
 import * as repairs from './store-sqlite-repairs.ts';
 import { type Sql, sqliteError } from './store-sqlite-sql.ts';
+import * as trash from './store-sqlite-trash.ts';
 import * as uploads from './store-sqlite-uploads.ts';
 import * as workers from './store-sqlite-workers.ts';
 
@@ -20,7 +21,11 @@ export const READS = {
 	objectWithSegments: objects.objectWithSegments,
 	segments: objects.segments,
 	list: objects.list,
-	deletions: objects.deletions,
+	trashed: trash.trashed,
+	trash: trash.trash,
+	deletionLog: trash.deletionLog,
+	deletionHead: trash.deletionHead,
+	deletions: trash.deletions,
 	counts: objects.counts,
 	findings: repairs.findings,
 	repairs: repairs.repairs,
@@ -42,8 +47,11 @@ export const WRITES = {
 	abort: uploads.abort,
 	expireIntents: uploads.expireIntents,
 	claimIdempotency: uploads.claimIdempotency,
-	deleteObject: objects.deleteObject,
-	deletionsDone: objects.deletionsDone,
+	deleteObject: trash.deleteObject,
+	undeleteObject: trash.undeleteObject,
+	purgeObject: trash.purgeObject,
+	purgeTrash: trash.purgeTrash,
+	deletionsDone: trash.deletionsDone,
 	addFindings: repairs.addFindings,
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,

@@ -1,14 +1,12 @@
 /**
- * Objects, segments, the delete queue and the cluster's own row, in SQLite. Columns get the names of the port's
+ * Objects, segments and the cluster's own row, in SQLite; what is deleted is in store-sqlite-trash.ts. Columns get the names of the port's
  * fields in the query, so that a record needs only its blobs wrapped.
  */
 
-import type { ClusterId, ObjectId, ShardId, VersionId, WorkerId } from '../core/ids.ts';
+import type { ClusterId, ObjectId, VersionId } from '../core/ids.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
-import type { ClusterKeyRow, ClusterRow, Lease, ObjectPage, ObjectRow } from './store.ts';
+import type { ClusterKeyRow, ClusterRow, ObjectPage, ObjectRow, StoreCounts } from './store.ts';
 import { cursorOf, parseCursor } from './store-rules.ts';
-import { checkLease } from './store-sqlite-leases.ts';
-import { leaveSets } from './store-sqlite-sets.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
 
 export function initCluster(sql: Sql, initial: ClusterRow): ClusterRow {
@@ -55,8 +53,15 @@ export function toObject({ objectNo: _, ...record }: ObjectRecord): ObjectRow {
 }
 
 export function object(sql: Sql, objectId: ObjectId): ObjectRow | null {
-	const record = sql.get<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE object_id = ?`, objectId);
+	const record = liveObject(sql, objectId);
 	return record === undefined ? null : toObject(record);
+}
+
+function liveObject(sql: Sql, objectId: ObjectId): ObjectRecord | undefined {
+	return sql.get<ObjectRecord>(
+		`SELECT ${OBJECT_COLUMNS} FROM objects WHERE object_id = ? AND purge_at_ms IS NULL`,
+		objectId,
+	);
 }
 
 export function objectWithSegments(
@@ -64,7 +69,7 @@ export function objectWithSegments(
 	objectId: ObjectId,
 	options: { fromSegment: number; limit: number },
 ): { object: ObjectRow; segments: readonly Segment[] } | null {
-	const record = sql.get<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE object_id = ?`, objectId);
+	const record = liveObject(sql, objectId);
 	if (record === undefined) return null;
 	return { object: toObject(record), segments: segmentsOf(sql, record.objectNo, options) };
 }
@@ -128,12 +133,13 @@ export function list(sql: Sql, options: { limit: number; after: string | null })
 	const order = 'ORDER BY created_at_ms DESC, object_id DESC LIMIT ?';
 	let records: ObjectRecord[];
 	if (options.after === null) {
-		records = sql.all<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects ${order}`, limit);
+		records = sql.all<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE purge_at_ms IS NULL ${order}`, limit);
 	} else {
 		const after = parseCursor(options.after);
 		records = sql.all<ObjectRecord>(
-			`SELECT ${OBJECT_COLUMNS} FROM objects WHERE (created_at_ms, object_id) < (?, ?) ${order}`,
-			after.createdAtMs,
+			`SELECT ${OBJECT_COLUMNS} FROM objects
+				WHERE purge_at_ms IS NULL AND (created_at_ms, object_id) < (?, ?) ${order}`,
+			after.atMs,
 			after.objectId,
 			limit,
 		);
@@ -143,52 +149,11 @@ export function list(sql: Sql, options: { limit: number; after: string | null })
 	return { objects, next: last === undefined || records.length < limit ? null : cursorOf(last) };
 }
 
-export function deleteObject(sql: Sql, objectId: ObjectId, nowMs: number): boolean {
-	const row = sql.get<{ objectNo: number }>('SELECT object_no AS objectNo FROM objects WHERE object_id = ?', objectId);
-	if (row === undefined) return false;
-	leaveSets(sql, row.objectNo);
-	sql.run(
-		`INSERT INTO deletions (worker_id, shard_id, queued_at_ms)
-			SELECT worker_id, shard_id, ? FROM placements WHERE object_no = ? ORDER BY segment, shard_index`,
-		nowMs,
-		row.objectNo,
-	);
-	sql.run('DELETE FROM findings WHERE object_no = ?', row.objectNo);
-	sql.run('DELETE FROM repairs WHERE object_no = ?', row.objectNo);
-	sql.run('DELETE FROM placements WHERE object_no = ?', row.objectNo);
-	sql.run('DELETE FROM segments WHERE object_no = ?', row.objectNo);
-	sql.run('DELETE FROM objects WHERE object_no = ?', row.objectNo);
-	return true;
-}
-
-export function deletions(sql: Sql, workerId: WorkerId, limit: number): readonly ShardId[] {
-	const rows = sql.all<{ shardId: ShardId }>(
-		'SELECT shard_id AS shardId FROM deletions WHERE worker_id = ? ORDER BY item_no LIMIT ?',
-		workerId,
-		limit,
-	);
-	return rows.map(({ shardId }) => shardId);
-}
-
-export function deletionsDone(sql: Sql, workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): void {
-	checkLease(sql, lease);
-	for (const shardId of shardIds) {
-		sql.run('DELETE FROM deletions WHERE shard_id = ? AND worker_id = ?', shardId, workerId);
-	}
-}
-
-interface Counts {
-	readonly objects: number;
-	readonly intents: number;
-	readonly deletions: number;
-	readonly repairs: number;
-	readonly bytes: number;
-}
-
 /** Kept by triggers in the same transactions: the cost is the same for any number of objects. */
-export function counts(sql: Sql): Counts {
+export function counts(sql: Sql): StoreCounts {
 	// The sum of sizes may pass 2^53: a figure for people, so rounding is fine.
-	return sql.get<Counts>(
-		'SELECT objects, intents, deletions, repairs, CAST(bytes AS REAL) AS bytes FROM totals',
-	) as Counts;
+	return sql.get<StoreCounts>(
+		`SELECT objects, CAST(bytes AS REAL) AS bytes, trash_objects AS trashObjects,
+				CAST(trash_bytes AS REAL) AS trashBytes, intents, deletions, repairs FROM totals`,
+	) as StoreCounts;
 }

@@ -237,6 +237,58 @@ const MIGRATIONS: readonly string[] = [
 		place TEXT
 	) STRICT;
 	`,
+	`
+	-- An object is in the trash while it has a time to be purged at. Lists of the others must not wade through it.
+	ALTER TABLE objects ADD COLUMN deleted_at_ms INTEGER;
+	ALTER TABLE objects ADD COLUMN purge_at_ms INTEGER;
+	DROP INDEX objects_newest;
+	CREATE INDEX objects_newest ON objects (created_at_ms, object_id) WHERE purge_at_ms IS NULL;
+	CREATE INDEX objects_trash ON objects (purge_at_ms, object_id) WHERE purge_at_ms IS NOT NULL;
+	ALTER TABLE deletions ADD COLUMN for_good INTEGER NOT NULL DEFAULT 0;
+
+	-- A hash chain: core/crypto/deletion-log.ts.
+	CREATE TABLE deletion_log (
+		entry_no INTEGER PRIMARY KEY,
+		object_id TEXT NOT NULL,
+		action TEXT NOT NULL,
+		at_ms INTEGER NOT NULL,
+		by_key TEXT NOT NULL,
+		hash BLOB NOT NULL
+	) STRICT;
+	-- No row until the first entry.
+	CREATE TABLE deletion_head (
+		one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+		entries INTEGER NOT NULL,
+		hash BLOB NOT NULL
+	) STRICT;
+
+	ALTER TABLE totals ADD COLUMN trash_objects INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE totals ADD COLUMN trash_bytes INTEGER NOT NULL DEFAULT 0;
+	DROP TRIGGER objects_in;
+	DROP TRIGGER objects_out;
+	CREATE TRIGGER objects_in AFTER INSERT ON objects WHEN new.purge_at_ms IS NULL BEGIN
+		UPDATE totals SET objects = objects + 1, bytes = bytes + new.size_bytes;
+	END;
+	CREATE TRIGGER objects_out AFTER DELETE ON objects WHEN old.purge_at_ms IS NULL BEGIN
+		UPDATE totals SET objects = objects - 1, bytes = bytes - old.size_bytes;
+	END;
+	CREATE TRIGGER trash_in AFTER INSERT ON objects WHEN new.purge_at_ms IS NOT NULL BEGIN
+		UPDATE totals SET trash_objects = trash_objects + 1, trash_bytes = trash_bytes + new.size_bytes;
+	END;
+	CREATE TRIGGER trash_out AFTER DELETE ON objects WHEN old.purge_at_ms IS NOT NULL BEGIN
+		UPDATE totals SET trash_objects = trash_objects - 1, trash_bytes = trash_bytes - old.size_bytes;
+	END;
+	CREATE TRIGGER trashed AFTER UPDATE OF purge_at_ms ON objects
+		WHEN old.purge_at_ms IS NULL AND new.purge_at_ms IS NOT NULL BEGIN
+		UPDATE totals SET objects = objects - 1, bytes = bytes - new.size_bytes,
+			trash_objects = trash_objects + 1, trash_bytes = trash_bytes + new.size_bytes;
+	END;
+	CREATE TRIGGER undeleted AFTER UPDATE OF purge_at_ms ON objects
+		WHEN old.purge_at_ms IS NOT NULL AND new.purge_at_ms IS NULL BEGIN
+		UPDATE totals SET objects = objects + 1, bytes = bytes + new.size_bytes,
+			trash_objects = trash_objects - 1, trash_bytes = trash_bytes - new.size_bytes;
+	END;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */

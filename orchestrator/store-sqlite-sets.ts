@@ -76,10 +76,10 @@ function leaveSpread(sql: Sql, spreadNo: number, sizeBytes: number): void {
 	if (left?.objects === 0) sql.run('DELETE FROM spreads WHERE spread_no = ?', spreadNo);
 }
 
-/** For a new object, before its rows are written: its spread (null for inline ones), and the set of each of its segments. */
+/** For a new object, before its rows are written: its spread (null for inline ones, and in the trash), and the set of each of its segments. */
 export function enterSets(
 	sql: Sql,
-	object: { sizeBytes: number },
+	object: { sizeBytes: number; inTrash?: boolean },
 	segments: readonly Segment[],
 ): { spreadNo: number | null; setNos: readonly number[] } {
 	if (segments.length === 0) return { spreadNo: null, setNos: [] };
@@ -94,7 +94,7 @@ export function enterSets(
 		keys.push(key);
 	}
 	const setNos = new Map([...parts].map(([key, part]) => [key, enterSet(sql, part, part)]));
-	const spreadNo = enterSpread(sql, setNos.values(), object.sizeBytes);
+	const spreadNo = object.inTrash === true ? null : enterSpread(sql, setNos.values(), object.sizeBytes);
 	return { spreadNo, setNos: keys.map((key) => setNos.get(key) as number) };
 }
 
@@ -131,11 +131,14 @@ function moveObject(
 	objectNo: number,
 	changed: { entered: ReadonlySet<number>; left: ReadonlySet<number> },
 ): void {
-	const { spreadNo, sets, sizeBytes } = sql.get(
+	const spread = sql.get<{ spreadNo: number; sets: string; sizeBytes: number }>(
 		`SELECT spread_no AS spreadNo, sets, size_bytes AS sizeBytes
 			FROM objects JOIN spreads USING (spread_no) WHERE object_no = ?`,
 		objectNo,
-	) as { spreadNo: number; sets: string; sizeBytes: number };
+	);
+	// In the trash.
+	if (spread === undefined) return;
+	const { spreadNo, sets, sizeBytes } = spread;
 	const setNos = new Set([...sets.split(',').map(Number), ...changed.entered]);
 	for (const setNo of changed.left) {
 		const another = sql.get('SELECT 1 FROM segments WHERE set_no = ? AND object_no = ?', setNo, objectNo);
@@ -146,7 +149,30 @@ function moveObject(
 	if (nowOn !== spreadNo) sql.run('UPDATE objects SET spread_no = ? WHERE object_no = ?', nowOn, objectNo);
 }
 
-/** For an object that goes, before its rows do. */
+/** For an object that goes into the trash. */
+export function leaveObjectSpread(sql: Sql, objectNo: number): void {
+	const { spreadNo, sizeBytes } = sql.get(
+		'SELECT spread_no AS spreadNo, size_bytes AS sizeBytes FROM objects WHERE object_no = ?',
+		objectNo,
+	) as { spreadNo: number | null; sizeBytes: number };
+	if (spreadNo !== null) leaveSpread(sql, spreadNo, sizeBytes);
+}
+
+/** For one that comes out of it: its segments may be on other sets by now. */
+export function enterSpreadAgain(sql: Sql, objectNo: number): void {
+	const sets = sql.all<{ setNo: number }>(
+		'SELECT DISTINCT set_no AS setNo FROM segments WHERE object_no = ?',
+		objectNo,
+	);
+	if (sets.length === 0) return;
+	const { sizeBytes } = sql.get('SELECT size_bytes AS sizeBytes FROM objects WHERE object_no = ?', objectNo) as {
+		sizeBytes: number;
+	};
+	const setNos = sets.map(({ setNo }) => setNo);
+	sql.run('UPDATE objects SET spread_no = ? WHERE object_no = ?', enterSpread(sql, setNos, sizeBytes), objectNo);
+}
+
+/** For the segments of an object that goes, before its rows do. */
 export function leaveSets(sql: Sql, objectNo: number): void {
 	const parts = sql.all<Part & { setNo: number }>(
 		`SELECT set_no AS setNo, count(*) AS segments, sum((cells - 1) * cell_bytes + last_cell_bytes) AS bytes
@@ -154,11 +180,6 @@ export function leaveSets(sql: Sql, objectNo: number): void {
 		objectNo,
 	);
 	for (const part of parts) leaveSet(sql, part.setNo, part);
-	const { spreadNo, sizeBytes } = sql.get(
-		'SELECT spread_no AS spreadNo, size_bytes AS sizeBytes FROM objects WHERE object_no = ?',
-		objectNo,
-	) as { spreadNo: number | null; sizeBytes: number };
-	if (spreadNo !== null) leaveSpread(sql, spreadNo, sizeBytes);
 }
 
 function joined(shards: readonly { workerId: WorkerId }[]): string {

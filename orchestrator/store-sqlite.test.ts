@@ -8,10 +8,30 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { ObjectId, UploadId, WorkerId } from '../core/ids.ts';
 import { describeMetadataStore } from './store.contract.ts';
-import { begin, Fixtures, NOW_MS } from './store.fixtures.ts';
+import { atOnce, begin, Fixtures, NOW_MS } from './store.fixtures.ts';
 import { checkRedundancy, reported } from './store.recount.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import { openMetadataDatabase } from './store-sqlite-schema.ts';
+
+/** Takes the step back that brought the trash. */
+const WITHOUT_TRASH = `
+	DROP TABLE deletion_log; DROP TABLE deletion_head;
+	DROP TRIGGER objects_in; DROP TRIGGER objects_out; DROP TRIGGER trash_in; DROP TRIGGER trash_out;
+	DROP TRIGGER trashed; DROP TRIGGER undeleted;
+	DROP INDEX objects_newest; DROP INDEX objects_trash;
+	ALTER TABLE objects DROP COLUMN deleted_at_ms;
+	ALTER TABLE objects DROP COLUMN purge_at_ms;
+	ALTER TABLE deletions DROP COLUMN for_good;
+	ALTER TABLE totals DROP COLUMN trash_objects;
+	ALTER TABLE totals DROP COLUMN trash_bytes;
+	CREATE INDEX objects_newest ON objects (created_at_ms, object_id);
+	CREATE TRIGGER objects_in AFTER INSERT ON objects BEGIN
+		UPDATE totals SET objects = objects + 1, bytes = bytes + new.size_bytes;
+	END;
+	CREATE TRIGGER objects_out AFTER DELETE ON objects BEGIN
+		UPDATE totals SET objects = objects - 1, bytes = bytes - old.size_bytes;
+	END;
+`;
 
 describeMetadataStore('sqlite', async () => {
 	const folder = await mkdtemp(join(tmpdir(), 'distro-metadata-'));
@@ -150,7 +170,7 @@ describe('the database file', () => {
 		const before = [await reported(store), await store.workers(), await store.counts()];
 		await store.close();
 		const db = new DatabaseSync(path);
-		db.exec(`
+		db.exec(`${WITHOUT_TRASH}
 			DROP TABLE move; DROP TABLE jobs; DROP TABLE worker_sets; DROP TABLE spreads; DROP INDEX segments_set;
 			ALTER TABLE segments DROP COLUMN set_no;
 			ALTER TABLE objects DROP COLUMN spread_no;
@@ -162,7 +182,7 @@ describe('the database file', () => {
 		expect([await reported(store), await store.workers(), await store.counts()]).toEqual(before);
 		await checkRedundancy(store);
 		await make.store(store, workers, { segments: 2 });
-		for (const { objectId } of uploads.slice(0, 7)) await store.deleteObject(objectId, NOW_MS);
+		for (const { objectId } of uploads.slice(0, 7)) await store.deleteObject(objectId, atOnce());
 		await checkRedundancy(store);
 		await store.close();
 		checkFile(path);

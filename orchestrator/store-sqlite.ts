@@ -14,6 +14,7 @@ import type { WorkerDuty } from '../core/model/health.ts';
 import type {
 	ClusterRow,
 	Commit,
+	DeletedBy,
 	Finding,
 	Idempotency,
 	IntendedShard,
@@ -114,8 +115,36 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('list', options);
 	}
 
-	deleteObject(objectId: ObjectId, nowMs: number) {
-		return this.#call('deleteObject', objectId, nowMs);
+	deleteObject(objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }) {
+		return this.#call('deleteObject', objectId, options);
+	}
+
+	undeleteObject(objectId: ObjectId, options: DeletedBy) {
+		return this.#call('undeleteObject', objectId, options);
+	}
+
+	purgeObject(objectId: ObjectId, options: DeletedBy) {
+		return this.#call('purgeObject', objectId, options);
+	}
+
+	purgeTrash(nowMs: number, limit: number, lease?: Lease) {
+		return this.#call('purgeTrash', nowMs, limit, lease);
+	}
+
+	trashed(objectId: ObjectId) {
+		return this.#call('trashed', objectId);
+	}
+
+	trash(options: { limit: number; after: string | null }) {
+		return this.#call('trash', options);
+	}
+
+	deletionLog(options: { limit: number; after: number }) {
+		return this.#call('deletionLog', options);
+	}
+
+	deletionHead() {
+		return this.#call('deletionHead');
 	}
 
 	deletions(workerId: WorkerId, limit: number) {

@@ -8,7 +8,7 @@ import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/i
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { type FaultyFetch, faultyFetch } from '../test/support/faulty-fetch.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
-import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { atOnce, begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 import { checkRedundancy, reported } from './store.recount.ts';
 import type { Finding, IntendedShard, MetadataStore, RepairItem } from './store.ts';
 import { openSupabaseStore } from './store-supabase.ts';
@@ -135,7 +135,7 @@ const SCENARIOS: Record<string, Prepare> = {
 	},
 	deleteObject: async (make, workers) => {
 		const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
-		return { act: () => store.deleteObject(objectId, NOW_MS) };
+		return { act: () => store.deleteObject(objectId, atOnce()) };
 	},
 	deletionsDone: async (make, workers) => {
 		const upload = await make.store(store, workers, { missing: [0] });
@@ -165,7 +165,7 @@ const SCENARIOS: Record<string, Prepare> = {
 		const upload = await make.store(store, workers, { missing: [1] });
 		const [item] = (await store.repairs({ nowMs: NOW_MS, limit: 1 })) as [RepairItem];
 		const { act } = await repairOf(make, item);
-		await store.deleteObject(upload.objectId, NOW_MS);
+		await store.deleteObject(upload.objectId, atOnce());
 		// A repeated call hears that its upload is closed: refused either way, and the shard is queued.
 		return { act: () => act().then(fulfilled, () => 'refused') };
 	},
@@ -205,7 +205,7 @@ const SCENARIOS: Record<string, Prepare> = {
 		const worker = make.worker('worker-1');
 		await store.saveWorker(worker);
 		const { objectId } = await make.store(store, [worker.workerId]);
-		await store.deleteObject(objectId, NOW_MS);
+		await store.deleteObject(objectId, atOnce());
 		return { act: () => store.forgetWorker(worker.workerId) };
 	},
 	pauseJob: async () => {
@@ -362,8 +362,8 @@ describe('the database is away', () => {
 			END $$;
 			CREATE TRIGGER dawdle BEFORE DELETE ON distro.objects FOR EACH ROW EXECUTE FUNCTION chaos.dawdle()`);
 		try {
-			const slow = store.deleteObject(large?.objectId as ObjectId, NOW_MS);
-			const results = await Promise.all(others.map(({ objectId }) => store.deleteObject(objectId, NOW_MS)));
+			const slow = store.deleteObject(large?.objectId as ObjectId, atOnce());
+			const results = await Promise.all(others.map(({ objectId }) => store.deleteObject(objectId, atOnce())));
 			expect(results).toEqual(others.map(() => true));
 			expect(await store.object(large?.objectId as ObjectId)).not.toBeNull();
 			expect(await slow).toBe(true);
@@ -417,7 +417,7 @@ describe('two orchestrators', () => {
 		const calls = uploads.flatMap((upload, at) => {
 			const findings = upload.shards.map((shard) => ({ ...shard, kind: 'missing' as const, detail: '', foundAtMs: 1 }));
 			const each = [store, other].map((one) => () => one.addFindings(at % 2 === 0 ? findings : findings.toReversed()));
-			return at % 3 === 0 ? [...each, () => other.deleteObject(upload.objectId, NOW_MS)] : each;
+			return at % 3 === 0 ? [...each, () => other.deleteObject(upload.objectId, atOnce())] : each;
 		});
 		// One call about many objects, in two orders.
 		const all = uploads.flatMap(({ shards }) => shards);
@@ -465,7 +465,7 @@ describe('two orchestrators', () => {
 				...fresh.map(({ commit }) => one.commit(commit)),
 				...repairs.map(({ done, uploadId }) => one.repairDone(done, uploadId)),
 				...old.map((upload, at) => one.addFindings(mark(upload, (at + who) % 5))),
-				...old.filter((_, at) => at % 4 === who).map(({ objectId }) => one.deleteObject(objectId, NOW_MS)),
+				...old.filter((_, at) => at % 4 === who).map(({ objectId }) => one.deleteObject(objectId, atOnce())),
 				...fresh.map(({ uploadId }) => one.abort(uploadId, NOW_MS)),
 			]),
 		);

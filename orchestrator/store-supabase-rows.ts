@@ -4,6 +4,7 @@
  */
 
 import { sealedBytes } from '../core/codec/layout.ts';
+import type { DeletionAction, DeletionEntry, DeletionHead } from '../core/crypto/deletion-log.ts';
 import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
@@ -20,6 +21,7 @@ import type {
 	RedundancyRows,
 	RepairItem,
 	StoredSegment,
+	TrashedObject,
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
@@ -136,6 +138,44 @@ export function toObject(row: ObjectJson): ObjectRow {
 		manifest: bytes(row.manifest),
 		inline: row.inline === null ? null : bytes(row.inline),
 	};
+}
+
+export interface TrashedJson extends ObjectJson {
+	readonly deletedAtMs: string;
+	readonly purgeAtMs: string;
+}
+
+export function toTrashed(row: TrashedJson): TrashedObject {
+	return { object: toObject(row), deletedAtMs: Number(row.deletedAtMs), purgeAtMs: Number(row.purgeAtMs) };
+}
+
+export interface DeletionJson {
+	readonly number: string;
+	readonly objectId: string;
+	readonly action: string;
+	readonly atMs: string;
+	readonly by: string;
+	readonly hash: string;
+}
+
+export function toDeletion(row: DeletionJson): DeletionEntry {
+	return {
+		number: Number(row.number),
+		objectId: row.objectId as ObjectId,
+		action: row.action as DeletionAction,
+		atMs: Number(row.atMs),
+		by: row.by,
+		hash: bytes(row.hash),
+	};
+}
+
+export interface DeletionHeadJson {
+	readonly entries: string;
+	readonly hash: string;
+}
+
+export function toDeletionHead({ entries, hash }: DeletionHeadJson): DeletionHead {
+	return { entries: Number(entries), hash: bytes(hash) };
 }
 
 export interface SegmentJson {

@@ -6,6 +6,7 @@
  * orchestrator may change any row at any time.
  */
 
+import { type DeletionEntry, type DeletionHead, NO_DELETIONS } from '../core/crypto/deletion-log.ts';
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
@@ -15,6 +16,7 @@ import { refuseMoved } from './move-supabase.ts';
 import type {
 	ClusterRow,
 	Commit,
+	DeletedBy,
 	Finding,
 	Idempotency,
 	IdempotencyClaim,
@@ -25,15 +27,19 @@ import type {
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
+	QueuedDeletion,
 	RedundancyRows,
 	RepairDone,
 	RepairItem,
+	StoreCounts,
 	StoredSegment,
+	TrashedObject,
+	TrashPage,
 	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
-import { checkCommit, cursorOf, parseCursor, parsePlace } from './store-rules.ts';
+import { checkCommit, cursorOf, parseCursor, parsePlace, trashCursorOf } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
 import { connectSupabase, type SupabaseOptions } from './store-supabase-connect.ts';
@@ -211,7 +217,7 @@ class SupabaseMetadataStore implements MetadataStore {
 			{
 				limit: options.limit + 1,
 				page: OBJECT_PAGE,
-				after: after === null ? null : [after.createdAtMs, after.objectId],
+				after: after === null ? null : [after.atMs, after.objectId],
 				placeOf: ({ createdAtMs, objectId }) => [createdAtMs, objectId],
 			},
 		);
@@ -220,36 +226,87 @@ class SupabaseMetadataStore implements MetadataStore {
 		return { objects, next: last === undefined || found.length <= options.limit ? null : cursorOf(last) };
 	}
 
-	async deleteObject(objectId: ObjectId, nowMs: number): Promise<boolean> {
-		if (!isId(objectId)) return false;
-		const args = { objectId, nowMs, callId: newId(this.#random) };
-		return (await this.#write({ method: 'deleteObject', args, key: objectId })) as boolean;
+	deleteObject(objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }): Promise<boolean> {
+		return this.#dispose('deleteObject', objectId, options);
 	}
 
-	async deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]> {
-		const found = await this.#pages<[string, ShardId]>(
+	undeleteObject(objectId: ObjectId, options: DeletedBy): Promise<boolean> {
+		return this.#dispose('undeleteObject', objectId, options);
+	}
+
+	purgeObject(objectId: ObjectId, options: DeletedBy): Promise<boolean> {
+		return this.#dispose('purgeObject', objectId, options);
+	}
+
+	async #dispose(method: string, objectId: ObjectId, options: DeletedBy): Promise<boolean> {
+		if (!isId(objectId)) return false;
+		const args = { ...options, by: rows.storable(options.by), objectId, callId: newId(this.#random) };
+		return (await this.#write({ method, args, key: objectId })) as boolean;
+	}
+
+	async purgeTrash(nowMs: number, limit: number, lease?: Lease): Promise<number> {
+		return (await this.#write({ method: 'purgeTrash', args: { nowMs, limit }, key: '', lease })) as number;
+	}
+
+	async trashed(objectId: ObjectId): Promise<TrashedObject | null> {
+		if (!isId(objectId)) return null;
+		const row = await this.#read('trashed', { objectId });
+		return row === null ? null : rows.toTrashed(row as rows.TrashedJson);
+	}
+
+	async trash(options: { limit: number; after: string | null }): Promise<TrashPage> {
+		const after = options.after === null ? null : parseCursor(options.after);
+		// One more than asked for tells whether there is another page.
+		const found = await this.#pages<rows.TrashedJson>(
+			'trash',
+			{},
+			{
+				limit: options.limit + 1,
+				page: OBJECT_PAGE,
+				after: after === null ? null : [after.atMs, after.objectId],
+				placeOf: ({ purgeAtMs, objectId }) => [purgeAtMs, objectId],
+			},
+		);
+		const objects = found.slice(0, options.limit).map(rows.toTrashed);
+		const last = objects.at(-1);
+		return { objects, next: last === undefined || found.length <= options.limit ? null : trashCursorOf(last) };
+	}
+
+	async deletionLog(options: { limit: number; after: number }): Promise<readonly DeletionEntry[]> {
+		const { limit, after } = options;
+		const placeOf = ({ number }: rows.DeletionJson) => number;
+		const found = await this.#pages<rows.DeletionJson>('deletionLog', {}, { limit, page: PAGE, after, placeOf });
+		return found.map(rows.toDeletion);
+	}
+
+	async deletionHead(): Promise<DeletionHead> {
+		const row = await this.#read('deletionHead', {});
+		return row === null ? NO_DELETIONS : rows.toDeletionHead(row as rows.DeletionHeadJson);
+	}
+
+	async deletions(workerId: WorkerId, limit: number): Promise<readonly QueuedDeletion[]> {
+		const found = await this.#pages<[string, ShardId, boolean]>(
 			'deletions',
 			{ workerId },
 			{ limit, page: PAGE, after: null, placeOf: ([itemNo]) => itemNo },
 		);
-		return found.map(([, shardId]) => shardId);
+		return found.map(([, shardId, forGood]) => ({ shardId, forGood }));
 	}
 
 	async deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void> {
 		await this.#write({ method: 'deletionsDone', args: { workerId, shardIds }, key: workerId, lease });
 	}
 
-	async counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }> {
-		const { objects, intents, deletions, repairs, bytes } = (await this.#read('counts', {})) as Record<
-			'objects' | 'intents' | 'deletions' | 'repairs' | 'bytes',
-			string
-		>;
+	async counts(): Promise<StoreCounts> {
+		const counts = (await this.#read('counts', {})) as Record<keyof StoreCounts, string>;
 		return {
-			objects: Number(objects),
-			intents: Number(intents),
-			deletions: Number(deletions),
-			repairs: Number(repairs),
-			bytes: Number(bytes),
+			objects: Number(counts.objects),
+			bytes: Number(counts.bytes),
+			trashObjects: Number(counts.trashObjects),
+			trashBytes: Number(counts.trashBytes),
+			intents: Number(counts.intents),
+			deletions: Number(counts.deletions),
+			repairs: Number(counts.repairs),
 		};
 	}
 

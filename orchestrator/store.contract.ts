@@ -6,10 +6,18 @@
  */
 
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import {
+	type DeletionAction,
+	type DeletionEntry,
+	headAfter,
+	NO_DELETIONS,
+	nextDeletion,
+} from '../core/crypto/deletion-log.ts';
 import type { ErrorKind } from '../core/errors.ts';
 import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
-import { begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
+import { DeletionLog } from './deletions.ts';
+import { atOnce, begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
 import { checkRedundancy, nameOf, type Redundancy, reported } from './store.recount.ts';
 import type { Finding, Lease, MetadataStore, RepairItem, StoredSegment, WorkerSighting } from './store.ts';
 
@@ -38,7 +46,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 
 		const deletions = async () => {
 			const queues = await Promise.all(workers.map((workerId) => store.deletions(workerId, 10_000)));
-			return queues.flat().sort();
+			return idsOf(queues.flat());
 		};
 		const idsOf = (shards: readonly { shardId: ShardId }[]) => shards.map(({ shardId }) => shardId).sort();
 		const stored = (upload: Upload) => store.objectWithSegments(upload.objectId, { fromSegment: 0, limit: 1_000 });
@@ -393,7 +401,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const uploads: Upload[] = [];
 				for (let at = 0; at < 6; at++) uploads.push(await make.store(store, workers, { nowMs: NOW_MS + at }));
 				const first = await store.list({ limit: 3, after: null });
-				await store.deleteObject(first.objects.at(-1)?.objectId as ObjectId, NOW_MS);
+				await store.deleteObject(first.objects.at(-1)?.objectId as ObjectId, atOnce());
 				await make.store(store, workers, { nowMs: NOW_MS + 99 });
 				const second = await store.list({ limit: 3, after: first.next });
 				expect(second.objects.map(({ objectId }) => objectId)).toEqual(
@@ -417,19 +425,20 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const newer = await make.store(store, workers);
 				await store.deletionsDone(workers[5] as WorkerId, idsOf(older.shards));
 				await store.addFindings([finding(older, 1, 2)]);
-				expect(await store.deleteObject(older.objectId, NOW_MS)).toBe(true);
-				expect(await store.deleteObject(older.objectId, NOW_MS)).toBe(false);
+				expect(await store.deleteObject(older.objectId, atOnce())).toBe(true);
+				expect(await store.deleteObject(older.objectId, atOnce())).toBe(false);
 				expect(await stored(older)).toBeNull();
 				expect(await store.findings(older.versionId)).toEqual([]);
 				expect(await dueItems()).toEqual([]);
 				expect(await stored(newer)).not.toBeNull();
-				await store.deleteObject(newer.objectId, NOW_MS + 1);
+				await store.deleteObject(newer.objectId, atOnce(NOW_MS + 1));
 				const worker = workers[0] as WorkerId;
 				const queue = await store.deletions(worker, 10);
 				expect(queue).toHaveLength(3);
-				expect(queue.at(-1)).toBe(newer.shards[0]?.shardId);
+				expect(queue.at(-1)).toEqual({ shardId: newer.shards[0]?.shardId, forGood: true });
 				expect(await store.deletions(worker, 2)).toEqual(queue.slice(0, 2));
-				expect(await store.counts()).toEqual({ objects: 0, intents: 0, deletions: 16, repairs: 0, bytes: 0 });
+				const none = { objects: 0, bytes: 0, trashObjects: 0, trashBytes: 0, intents: 0, repairs: 0 };
+				expect(await store.counts()).toEqual({ ...none, deletions: 16 });
 			});
 
 			test('queues longer than a page come whole and in order', async () => {
@@ -440,11 +449,12 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				for (const upload of uploads) await begin(store, upload);
 				for (const { uploadId } of uploads) await store.abort(uploadId, NOW_MS);
 				const queue = await store.deletions(worker[0] as WorkerId, 10_000);
-				expect(queue.toSorted()).toEqual(idsOf(uploads.flatMap(({ shards }) => [...shards])));
+				expect(idsOf(queue)).toEqual(idsOf(uploads.flatMap(({ shards }) => [...shards])));
+				expect(queue.some(({ forGood }) => forGood)).toBe(false);
 				for (const limit of [1, 999, 1_000, 1_001, 2_299, 2_300]) {
 					expect(await store.deletions(worker[0] as WorkerId, limit)).toEqual(queue.slice(0, limit));
 				}
-				await store.deletionsDone(worker[0] as WorkerId, queue.slice(0, 2_000));
+				await store.deletionsDone(worker[0] as WorkerId, idsOf(queue.slice(0, 2_000)));
 				expect(await store.deletions(worker[0] as WorkerId, 10_000)).toEqual(queue.slice(2_000));
 			});
 
@@ -459,12 +469,246 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 
 			test('a shard leaves the queue only by its own worker', async () => {
 				const upload = await make.store(store, workers);
-				await store.deleteObject(upload.objectId, NOW_MS);
+				await store.deleteObject(upload.objectId, atOnce());
 				const all = idsOf(upload.shards);
 				await store.deletionsDone(workers[1] as WorkerId, all);
 				await store.deletionsDone(workers[1] as WorkerId, all);
 				expect(await deletions()).toEqual(idsOf(upload.shards.filter(({ workerId }) => workerId !== workers[1])));
 				expect(await store.deletions(workers[1] as WorkerId, 10)).toEqual([]);
+			});
+		});
+
+		describe('trash', () => {
+			const DAY_MS = 86_400_000;
+			const keep = (nowMs = NOW_MS) => ({ nowMs, purgeAtMs: nowMs + DAY_MS, by: 'key-1' });
+			const trashIds = async () => {
+				const { objects } = await store.trash({ limit: 1_000, after: null });
+				return objects.map(({ object }) => object.objectId);
+			};
+			const actions = async () => {
+				const entries = await store.deletionLog({ limit: 1_000, after: 0 });
+				return entries.map(({ action, by }) => `${action} ${by}`.trim());
+			};
+
+			test('what is deleted is not seen any more, keeps its shards, and comes back as it was', async () => {
+				const upload = await make.store(store, workers, { segments: 2, missing: [5], sizeBytes: 1_000 });
+				const other = await make.store(store, workers, { sizeBytes: 2_000 });
+				const [before, row, queued] = [await reported(store), await stored(upload), await deletions()];
+				expect(await store.deleteObject(upload.objectId, keep())).toBe(true);
+				expect(await store.deleteObject(upload.objectId, keep())).toBe(false);
+				expect(await store.deleteObject(upload.objectId, atOnce())).toBe(false);
+				expect(await store.object(upload.objectId)).toBeNull();
+				expect(await stored(upload)).toBeNull();
+				const { objects } = await store.list({ limit: 10, after: null });
+				expect(objects.map(({ objectId }) => objectId)).toEqual([other.objectId]);
+				expect(await store.segments(upload.versionId, { fromSegment: 0, limit: 9 })).toEqual(row?.segments);
+				const trashed = { object: upload.commit.object, deletedAtMs: NOW_MS, purgeAtMs: NOW_MS + DAY_MS };
+				store = await opened.reopen();
+				expect(await store.trashed(upload.objectId)).toEqual(trashed);
+				expect(await store.trashed(other.objectId)).toBeNull();
+				expect(await store.trashed('x' as ObjectId)).toBeNull();
+				expect(await store.trash({ limit: 10, after: null })).toEqual({ objects: [trashed], next: null });
+				expect(await deletions()).toEqual(queued);
+				expect(await dueItems()).toHaveLength(2);
+				const counts = { objects: 1, bytes: 2_000, trashObjects: 1, trashBytes: 1_000 };
+				expect(await store.counts()).toMatchObject(counts);
+				const { sets, spreads } = await checkRedundancy(store);
+				expect(sets).toEqual(before.sets);
+				expect(Object.values(spreads)).toEqual([{ objects: 1, bytes: 2_000 }]);
+
+				expect(await store.undeleteObject(other.objectId, keep())).toBe(false);
+				expect(await store.undeleteObject(make.id<ObjectId>(), keep())).toBe(false);
+				expect(await store.undeleteObject(upload.objectId, keep(NOW_MS + 5))).toBe(true);
+				expect(await store.undeleteObject(upload.objectId, keep())).toBe(false);
+				expect(await stored(upload)).toEqual(row);
+				expect(await checkRedundancy(store)).toEqual(before);
+				expect(await store.trashed(upload.objectId)).toBeNull();
+				expect(await store.counts()).toMatchObject({ objects: 2, bytes: 3_000, trashObjects: 0, trashBytes: 0 });
+				expect(await actions()).toEqual(['trashed key-1', 'undeleted key-1']);
+			});
+
+			test('what is repaired meanwhile touches no spread, and is where it is when the object comes back', async () => {
+				const upload = await make.store(store, workers, { segments: 2, sizeBytes: 1_000 });
+				await store.addFindings([finding(upload, 1, 2)]);
+				await store.deleteObject(upload.objectId, keep());
+				await store.addFindings([finding(upload, 0, 3)]);
+				expect((await checkRedundancy(store)).spreads).toEqual({});
+				const newcomer = make.id<WorkerId>();
+				for (const item of await dueItems()) {
+					const { uploadId, done } = await rebuilt(item, newcomer);
+					await store.repairDone(done, uploadId);
+				}
+				const { sets, spreads } = await checkRedundancy(store);
+				expect(Object.keys(sets)).toHaveLength(2);
+				expect(spreads).toEqual({});
+				const ids = (await store.redundancyRows()).sets.map(({ setId }) => setId);
+				expect(await store.objectsOnSets(ids, 10)).toEqual([upload.objectId]);
+				expect(await store.sampleSet(ids[0] as string, 0.5)).not.toBeNull();
+				expect(await store.undeleteObject(upload.objectId, keep())).toBe(true);
+				expect(await checkRedundancy(store)).toEqual({
+					sets,
+					spreads: { [Object.keys(sets).sort().join(' + ')]: { objects: 1, bytes: 1_000 } },
+				});
+			});
+
+			test('purged when its time is over: rows, findings and repairs go, shards are queued for good', async () => {
+				const uploads: Upload[] = [];
+				for (let at = 0; at < 5; at++) {
+					const upload = await make.store(store, workers, { segments: at % 3, missing: at === 4 ? [1] : [] });
+					uploads.push(upload);
+					await store.deleteObject(upload.objectId, keep(NOW_MS + at));
+				}
+				const [first, second, , , last] = uploads as [Upload, Upload, Upload, Upload, Upload];
+				await store.addFindings([finding(last, 0, 2)]);
+				const queued = await deletions();
+				expect(await store.purgeTrash(NOW_MS + DAY_MS - 1, 10)).toBe(0);
+				expect(await store.purgeTrash(NOW_MS + DAY_MS + 3, 1)).toBe(1);
+				const rest = uploads.slice(1).map(({ objectId }) => objectId);
+				expect(await trashIds()).toEqual(rest.reverse());
+				expect(await store.undeleteObject(first.objectId, keep())).toBe(false);
+				expect(await store.purgeTrash(NOW_MS + DAY_MS + 3, 10)).toBe(3);
+				expect(await trashIds()).toEqual([last.objectId]);
+				expect(await store.purgeObject(second.objectId, keep())).toBe(false);
+				expect(await store.purgeObject(last.objectId, keep())).toBe(true);
+				expect(await store.purgeObject(last.objectId, keep())).toBe(false);
+				expect(await store.findings(last.versionId)).toEqual([]);
+				expect(await dueItems()).toEqual([]);
+				expect(await deletions()).toEqual(idsOf(uploads.flatMap(({ shards }) => [...shards])));
+				for (const workerId of workers) {
+					// What the last one's commit left out was queued before.
+					const soft = (await store.deletions(workerId, 100)).filter(({ forGood }) => !forGood);
+					expect(soft.every(({ shardId }) => queued.includes(shardId))).toBe(true);
+				}
+				const all = await Promise.all(workers.map((workerId) => store.deletions(workerId, 100)));
+				expect(all.flat().filter(({ forGood }) => !forGood)).toHaveLength(1);
+				expect(await checkRedundancy(store)).toEqual({ sets: {}, spreads: {} });
+				expect(await store.counts()).toMatchObject({ objects: 0, bytes: 0, trashObjects: 0, trashBytes: 0 });
+				const trashed = Array.from({ length: 5 }, () => 'trashed key-1');
+				expect(await actions()).toEqual([...trashed, 'purged', 'purged', 'purged', 'purged', 'purged key-1']);
+			});
+
+			test('one that is not deleted is not purged; without a time in the trash it is purged at once', async () => {
+				const upload = await make.store(store, workers);
+				expect(await store.purgeObject(upload.objectId, keep())).toBe(false);
+				expect(await store.purgeTrash(Number.MAX_SAFE_INTEGER, 10)).toBe(0);
+				expect(await stored(upload)).not.toBeNull();
+				expect(await store.deleteObject(upload.objectId, { ...atOnce(), by: 'key-2' })).toBe(true);
+				expect(await store.trashed(upload.objectId)).toBeNull();
+				expect(await store.undeleteObject(upload.objectId, keep())).toBe(false);
+				expect(await actions()).toEqual(['purged key-2']);
+				expect(await checkRedundancy(store)).toEqual({ sets: {}, spreads: {} });
+			});
+
+			test('its id is not free, and its upload stays committed', async () => {
+				const upload = await make.store(store, workers);
+				await store.deleteObject(upload.objectId, keep());
+				const taken = make.upload(workers);
+				await begin(store, taken);
+				const object = { ...taken.commit.object, objectId: upload.objectId };
+				await refused('exists', store.commit({ ...taken.commit, object }));
+				await refused('exists', begin(store, upload));
+				expect(await store.commit(upload.commit)).toEqual(upload.commit.object);
+				expect(await store.object(upload.objectId)).toBeNull();
+				await store.undeleteObject(upload.objectId, keep());
+				expect(await stored(upload)).not.toBeNull();
+			});
+
+			test('the trash by pages, what stays longest first; lists leave it out', async () => {
+				const uploads = Array.from({ length: 620 }, () => make.upload(workers, { segments: 0 }));
+				await Promise.all(uploads.map(({ commit }) => store.commit(commit)));
+				const gone = uploads.filter((_, at) => at % 2 === 0);
+				await Promise.all(gone.map(({ objectId }, at) => store.deleteObject(objectId, keep(NOW_MS + (at % 40)))));
+				const expected = gone
+					.map(({ objectId }, at) => ({ objectId, at: at % 40 }))
+					.sort((a, b) => b.at - a.at || (a.objectId < b.objectId ? 1 : -1))
+					.map(({ objectId }) => objectId);
+				for (const limit of [40, 309, 310, 1_000]) {
+					const seen: ObjectId[] = [];
+					let after: string | null = null;
+					do {
+						const page = await store.trash({ limit, after });
+						seen.push(...page.objects.map(({ object }) => object.objectId));
+						after = page.next;
+					} while (after !== null);
+					expect(seen).toEqual(expected);
+				}
+				const { objects, next } = await store.list({ limit: 310, after: null });
+				expect(next).toBeNull();
+				expect(objects.map(({ objectId }) => objectId).sort()).toEqual(
+					uploads
+						.filter((_, at) => at % 2 === 1)
+						.map(({ objectId }) => objectId)
+						.sort(),
+				);
+				await refused('invalid', store.trash({ limit: 1, after: 'x' }));
+			});
+
+			test('deleted, undeleted and purged at once: one after the other, and each is in the log once', async () => {
+				const uploads: Upload[] = [];
+				for (let at = 0; at < 20; at++) uploads.push(await make.store(store, workers, { segments: 1 + (at % 2) }));
+				const calls = uploads.flatMap(({ objectId }): (() => Promise<boolean | number>)[] => [
+					() => store.deleteObject(objectId, keep()),
+					() => store.undeleteObject(objectId, keep()),
+					() => store.deleteObject(objectId, keep()),
+					() => store.purgeObject(objectId, keep()),
+					() => store.purgeTrash(NOW_MS + 2 * DAY_MS, 3),
+				]);
+				const answers = await Promise.all(calls.map((call) => call()));
+				const entries = answers.reduce<number>((sum, answer) => sum + Number(answer), 0);
+				expect(await new DeletionLog(store).verify()).toMatchObject({ entries, firstBad: null });
+				await checkRedundancy(store);
+			});
+		});
+
+		describe('log of deletions', () => {
+			test('each entry follows the one before, computed alike everywhere, also after opening again', async () => {
+				expect(await store.deletionHead()).toEqual(NO_DELETIONS);
+				expect(await store.deletionLog({ limit: 10, after: 0 })).toEqual([]);
+				const expected: DeletionEntry[] = [];
+				const expectNext = ({ objectId }: Upload, action: DeletionAction, atMs: number, by: string) => {
+					const last = expected.at(-1);
+					const head = last === undefined ? NO_DELETIONS : headAfter(last);
+					expected.push(nextDeletion(head, { objectId, action, atMs, by }));
+				};
+				const [first, second, third] = [
+					await make.store(store, workers),
+					await make.store(store, workers),
+					await make.store(store, workers),
+				];
+				const late = 2 ** 45 + 1;
+				await store.deleteObject(first.objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 5, by: 'a1b2' });
+				expectNext(first, 'trashed', NOW_MS, 'a1b2');
+				await store.undeleteObject(first.objectId, { nowMs: late, by: '' });
+				expectNext(first, 'undeleted', late, '');
+				await store.deleteObject(second.objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS, by: 'ü\u{1f600}' });
+				expectNext(second, 'purged', NOW_MS, 'ü\u{1f600}');
+				store = await opened.reopen();
+				await store.deleteObject(third.objectId, { nowMs: 0, purgeAtMs: 1, by: '' });
+				expectNext(third, 'trashed', 0, '');
+				await store.purgeTrash(NOW_MS, 10);
+				expectNext(third, 'purged', NOW_MS, '');
+				expect(await store.deletionLog({ limit: 10, after: 0 })).toEqual(expected);
+				expect(await store.deletionLog({ limit: 2, after: 1 })).toEqual(expected.slice(1, 3));
+				expect(await store.deletionHead()).toEqual({ entries: 5, hash: expected.at(-1)?.hash });
+			});
+
+			test('what was refused, or had no effect, is not in it', async () => {
+				const upload = await make.store(store, workers);
+				await store.undeleteObject(upload.objectId, atOnce());
+				await store.purgeObject(upload.objectId, atOnce());
+				await store.deleteObject(make.id<ObjectId>(), atOnce());
+				await refused('expired', store.purgeTrash(NOW_MS, 10, { name: 'never', fencing: 1 }));
+				expect(await store.deletionHead()).toEqual(NO_DELETIONS);
+			});
+
+			test('1,100 deletions at once: each once, by pages, in a chain', async () => {
+				const uploads = Array.from({ length: 1_100 }, () => make.upload(workers, { segments: 0 }));
+				await Promise.all(uploads.map(({ commit }) => store.commit(commit)));
+				await Promise.all(uploads.map(({ objectId }) => store.deleteObject(objectId, atOnce())));
+				const entries = await store.deletionLog({ limit: 2_000, after: 0 });
+				expect(entries.map(({ number }) => number)).toEqual(Array.from({ length: 1_100 }, (_, at) => at + 1));
+				expect(new Set(entries.map(({ objectId }) => objectId)).size).toBe(1_100);
+				expect(await new DeletionLog(store).verify()).toMatchObject({ entries: 1_100, firstBad: null });
 			});
 		});
 
@@ -518,7 +762,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.deferRepair(item, NOW_MS + 60_000);
 				expect(await store.repairs({ nowMs: NOW_MS + 59_999, limit: 9 })).toEqual([]);
 				expect(await dueItems()).toEqual([{ ...item, attempts: 1, dueAtMs: NOW_MS + 60_000 }]);
-				await store.deleteObject(upload.objectId, NOW_MS);
+				await store.deleteObject(upload.objectId, atOnce());
 				await store.deferRepair(item, NOW_MS);
 				expect(await dueItems()).toEqual([]);
 			});
@@ -555,7 +799,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const upload = await make.store(store, workers, { missing: [0] });
 				const [item] = (await dueItems()) as [RepairItem];
 				const { uploadId, shard, done } = await rebuilt(item, workers[0] as WorkerId);
-				await store.deleteObject(upload.objectId, NOW_MS);
+				await store.deleteObject(upload.objectId, atOnce());
 				await refused('conflict', store.repairDone(done, uploadId));
 				expect(await deletions()).toEqual(idsOf([...upload.shards, shard]));
 				expect((await store.counts()).intents).toBe(0);
@@ -678,7 +922,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 					'': { objects: 2, bytes: 100 },
 					[on(4, 6, ALL)]: { objects: 1, bytes: 1_000 },
 				});
-				await store.deleteObject(inline.objectId, NOW_MS);
+				await store.deleteObject(inline.objectId, atOnce());
 				expect((await checkRedundancy(store)).spreads['']).toEqual({ objects: 1, bytes: 36 });
 			});
 
@@ -739,7 +983,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				});
 				expect(await store.segmentsOnSet(lacking, { after: null, limit: 10 })).toEqual({ segments: [], next: null });
 				const late = await rebuilt({ ...item, shardIndex: 3 }, make.id<WorkerId>());
-				await store.deleteObject(upload.objectId, NOW_MS);
+				await store.deleteObject(upload.objectId, atOnce());
 				await refused('conflict', store.repairDone(late.done, late.uploadId));
 				expect(await checkRedundancy(store)).toEqual({
 					sets: { [on(4, 6, ALL)]: { segments: 1, bytes: BYTES } },
@@ -785,7 +1029,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const ids = (await store.redundancyRows()).sets.map(({ setId }) => setId);
 				expect(new Set(await store.objectsOnSets(ids, 10))).toEqual(new Set(uploads.map(({ objectId }) => objectId)));
 				expect(await store.objectsOnSets(ids, 2)).toHaveLength(2);
-				for (const { objectId } of uploads) await store.deleteObject(objectId, NOW_MS);
+				for (const { objectId } of uploads) await store.deleteObject(objectId, atOnce());
 				expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [] });
 			});
 
@@ -808,7 +1052,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 						await store.addFindings([finding(upload, 0, round)]);
 						await remember();
 						if (round === 1) store = await opened.reopen();
-						await store.deleteObject(upload.objectId, NOW_MS);
+						await store.deleteObject(upload.objectId, atOnce());
 						expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [] });
 					}
 				}
@@ -852,7 +1096,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				);
 				const [left, gone] = rest.slice(-3) as [(typeof rest)[number], (typeof rest)[number]];
 				await store.addFindings([finding(left.upload, left.segment, 0)]);
-				await store.deleteObject(gone.upload.objectId, NOW_MS);
+				await store.deleteObject(gone.upload.objectId, atOnce());
 				const later = await store.segmentsOnSet(setId, { after: first.next, limit: 100 });
 				const stay = rest.filter(
 					({ upload, segment }) => upload !== gone.upload && !(upload === left.upload && segment === left.segment),
@@ -893,7 +1137,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				for (const at of [0, 0.3, 0.999, 1]) {
 					expect((await store.sampleSet(setId, at))?.objectId).toBe(upload.objectId);
 				}
-				await store.deleteObject(upload.objectId, NOW_MS);
+				await store.deleteObject(upload.objectId, atOnce());
 				expect(await store.sampleSet(setId, 0.5)).toBeNull();
 				expect(await store.objectsOnSets([setId], 5)).toEqual([]);
 			});
@@ -920,7 +1164,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				);
 				await Promise.allSettled([
 					...uploads.map((upload, at) => store.addFindings([finding(upload, 0, (at + 1) % 6)])),
-					...uploads.filter((_, at) => at % 5 === 0).map(({ objectId }) => store.deleteObject(objectId, NOW_MS)),
+					...uploads.filter((_, at) => at % 5 === 0).map(({ objectId }) => store.deleteObject(objectId, atOnce())),
 					...repairs.map(({ done, uploadId }) => store.repairDone(done, uploadId)),
 					...uploads.map(({ commit }) => store.commit(commit)),
 				]);
@@ -1021,7 +1265,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				expect(await store.counts()).toEqual({ ...before, deletions: before.deletions - 1 });
 				expect(await store.workers()).toEqual(rows.slice(1));
 				await refused('conflict', store.forgetWorker(workers[1] as WorkerId));
-				for (const { objectId } of [stays, upload]) await store.deleteObject(objectId, NOW_MS);
+				for (const { objectId } of [stays, upload]) await store.deleteObject(objectId, atOnce());
 				expect(await store.forgetWorker(workers[1] as WorkerId)).toBe(true);
 				// Its name is free.
 				await store.saveWorker({ ...make.worker('worker-0'), name: 'worker-1' });
@@ -1110,7 +1354,8 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const queue = await store.deletions(workers[0] as WorkerId, 10);
 				const writes = (lease: Lease): (() => Promise<unknown>)[] => [
 					() => store.deferRepair(other, NOW_MS + 5, lease),
-					() => store.deletionsDone(workers[0] as WorkerId, queue, lease),
+					() => store.deletionsDone(workers[0] as WorkerId, idsOf(queue), lease),
+					() => store.purgeTrash(NOW_MS * 2, 10, lease),
 					() => store.repairDone(done, uploadId, lease),
 					() => store.expireIntents(NOW_MS, 10, lease),
 					() => store.saveHistory(worker.workerId, 'told', lease),
@@ -1144,10 +1389,13 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 		test('counts are those of the rows, also after opening again', async () => {
 			const kept = await make.store(store, workers, { missing: [2], sizeBytes: 1_000 });
 			const gone = await make.store(store, workers, { sizeBytes: 2_000 });
+			const deleted = await make.store(store, workers, { sizeBytes: 4_000 });
+			await store.deleteObject(deleted.objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 1, by: '' });
 			await begin(store, make.upload(workers));
 			await store.addFindings([finding(kept, 0, 0)]);
-			await store.deleteObject(gone.objectId, NOW_MS);
-			const expected = { objects: 1, intents: 1, deletions: 7, repairs: 2, bytes: 1_000 };
+			await store.deleteObject(gone.objectId, atOnce());
+			const trashed = { trashObjects: 1, trashBytes: 4_000 };
+			const expected = { objects: 1, bytes: 1_000, ...trashed, intents: 1, deletions: 7, repairs: 2 };
 			expect(await store.counts()).toEqual(expected);
 			store = await opened.reopen();
 			expect(await store.counts()).toEqual(expected);

@@ -30,6 +30,11 @@ export interface UploadShape {
 
 export const NOW_MS = 1_760_000_000_000;
 
+/** A deletion that leaves nothing in the trash. */
+export function atOnce(nowMs = NOW_MS): { nowMs: number; purgeAtMs: number; by: string } {
+	return { nowMs, purgeAtMs: nowMs, by: '' };
+}
+
 export class Fixtures {
 	/** State of a SplitMix-like generator: fast, so that benchmarks don't measure it. */
 	#state: number;

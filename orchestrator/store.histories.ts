@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { expect } from 'vitest';
 import { asDistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
-import { begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
+import { atOnce, begin, Fixtures, NOW_MS, type Upload } from './store.fixtures.ts';
 import { checkRedundancy, reported } from './store.recount.ts';
 import type { MetadataStore } from './store.ts';
 import { MemoryMetadataStore } from './store-memory.ts';
@@ -26,6 +26,11 @@ const step = fc.record({
 		'expire',
 		'claim',
 		'delete',
+		'trash',
+		'trash',
+		'undelete',
+		'purge',
+		'purge due',
 		'deletionsDone',
 		'finding',
 		'finding',
@@ -81,6 +86,7 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 		const on = async (store: MetadataStore): Promise<unknown> => {
 			if (act === 'begin') return begin(store, fresh, nowMs + (other % 50));
 			if (act === 'inline') return store.commit(inline.commit);
+			if (act === 'purge due') return store.purgeTrash(nowMs, 1 + (other % 3));
 			if (act === 'expire') return store.expireIntents(nowMs, 1 + (other % 3));
 			if (upload === undefined) return null;
 			const shard = upload.shards[other % upload.shards.length] as (typeof upload.shards)[number];
@@ -105,7 +111,13 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 						nowMs,
 					);
 				case 'delete':
-					return store.deleteObject(upload.objectId, nowMs);
+					return store.deleteObject(upload.objectId, atOnce(nowMs));
+				case 'trash':
+					return store.deleteObject(upload.objectId, { nowMs, purgeAtMs: nowMs + 1 + (other % 40), by: `${other}` });
+				case 'undelete':
+					return store.undeleteObject(upload.objectId, { nowMs, by: `${other}` });
+				case 'purge':
+					return store.purgeObject(upload.objectId, { nowMs, by: '' });
 				case 'deletionsDone':
 					return store.deletionsDone(shard.workerId, [shard.shardId]);
 				case 'finding':
@@ -143,7 +155,15 @@ async function view(store: MetadataStore, uploads: readonly Upload[], workers: r
 		objects,
 		segments: await Promise.all(ids.map((objectId) => store.objectWithSegments(objectId, all))),
 		findings: await Promise.all(uploads.map(({ versionId }) => store.findings(versionId))),
-		deletions: await Promise.all(workers.map(async (workerId) => (await store.deletions(workerId, 10_000)).toSorted())),
+		deletions: await Promise.all(
+			workers.map(async (workerId) => {
+				const queue = await store.deletions(workerId, 10_000);
+				return queue.map(({ shardId, forGood }) => `${shardId} ${forGood}`).sort();
+			}),
+		),
+		trash: await store.trash({ limit: 1_000, after: null }),
+		log: await store.deletionLog({ limit: 1_000, after: 0 }),
+		head: await store.deletionHead(),
 		repairs: await store.repairs({ nowMs: NOW_MS * 2, limit: 10_000 }),
 		intents: await store.intents(1_000),
 		counts: await store.counts(),

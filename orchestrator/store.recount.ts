@@ -8,7 +8,7 @@ import { sealedBytes } from '../core/codec/layout.ts';
 import type { ShardId } from '../core/ids.ts';
 import type { SetCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { MetadataStore } from './store.ts';
+import type { MetadataStore, ObjectRow } from './store.ts';
 
 export interface Redundancy {
 	/** By `nameOf`. */
@@ -44,21 +44,31 @@ export async function reported(store: MetadataStore): Promise<Redundancy> {
 export async function recounted(store: MetadataStore): Promise<Redundancy> {
 	const sets = new Map<string, { segments: number; bytes: number }>();
 	const spreads = new Map<string, { objects: number; bytes: number }>();
+	const countSets = async ({ versionId, segments: count }: ObjectRow): Promise<ReadonlySet<string>> => {
+		const marked = new Set((await store.findings(versionId)).map(({ shardId }) => shardId));
+		const on = new Set<string>();
+		for (const segment of count === 0 ? [] : await store.segments(versionId, { fromSegment: 0, limit: count })) {
+			const name = setOf(segment, marked);
+			const { segments, bytes } = sets.get(name) ?? { segments: 0, bytes: 0 };
+			sets.set(name, { segments: segments + 1, bytes: bytes + sealedBytes(segment) });
+			on.add(name);
+		}
+		return on;
+	};
 	for (let after: string | null = null; ; ) {
 		const page = await store.list({ limit: PAGE, after });
-		for (const { versionId, sizeBytes, segments: count } of page.objects) {
-			const marked = new Set((await store.findings(versionId)).map(({ shardId }) => shardId));
-			const on = new Set<string>();
-			for (const segment of count === 0 ? [] : await store.segments(versionId, { fromSegment: 0, limit: count })) {
-				const name = setOf(segment, marked);
-				const { segments, bytes } = sets.get(name) ?? { segments: 0, bytes: 0 };
-				sets.set(name, { segments: segments + 1, bytes: bytes + sealedBytes(segment) });
-				on.add(name);
-			}
-			const spread = [...on].sort().join(' + ');
+		for (const object of page.objects) {
+			const spread = [...(await countSets(object))].sort().join(' + ');
 			const { objects, bytes } = spreads.get(spread) ?? { objects: 0, bytes: 0 };
-			spreads.set(spread, { objects: objects + 1, bytes: bytes + sizeBytes });
+			spreads.set(spread, { objects: objects + 1, bytes: bytes + object.sizeBytes });
 		}
+		if (page.next === null) break;
+		after = page.next;
+	}
+	// What is in the trash is on its sets, and on no spread.
+	for (let after: string | null = null; ; ) {
+		const page = await store.trash({ limit: PAGE, after });
+		for (const { object } of page.objects) await countSets(object);
 		if (page.next === null) break;
 		after = page.next;
 	}

@@ -11,6 +11,7 @@
  * again after a lost answer (begin, commit, abort, repairDone, the queues) gives the same result.
  */
 
+import type { Deletion, DeletionEntry, DeletionHead } from '../core/crypto/deletion-log.ts';
 import type { ClusterId, EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
@@ -177,6 +178,40 @@ export interface Lease {
 	readonly fencing: number;
 }
 
+/** Who deletes or undeletes (`by` of the deletion log), and when. */
+export type DeletedBy = Pick<Deletion, 'by'> & { readonly nowMs: number };
+
+export interface TrashedObject {
+	readonly object: ObjectRow;
+	readonly deletedAtMs: number;
+	/** From then on it is purged, as soon as the job comes by. */
+	readonly purgeAtMs: number;
+}
+
+export interface TrashPage {
+	readonly objects: readonly TrashedObject[];
+	/** Pass as `after` for the next page; null at the end. */
+	readonly next: string | null;
+}
+
+/** A shard to delete. */
+export interface QueuedDeletion {
+	readonly shardId: ShardId;
+	/** The worker unlinks it; others it keeps in its own trash for a while. */
+	readonly forGood: boolean;
+}
+
+export interface StoreCounts {
+	readonly objects: number;
+	readonly bytes: number;
+	/** Objects in the trash, which are not among `objects`. */
+	readonly trashObjects: number;
+	readonly trashBytes: number;
+	readonly intents: number;
+	readonly deletions: number;
+	readonly repairs: number;
+}
+
 export interface ObjectPage {
 	readonly objects: readonly ObjectRow[];
 	/** Pass as `after` for the next page; null at the end. */
@@ -218,25 +253,43 @@ export interface MetadataStore {
 	 */
 	claimIdempotency(claim: Idempotency, nowMs: number): Promise<IdempotencyClaim>;
 
+	/** null when there is no such object, or it is in the trash. */
 	object(objectId: ObjectId): Promise<ObjectRow | null>;
 	/** Object and first segments in one round trip: what a read needs. null when there is no such object. */
 	objectWithSegments(
 		objectId: ObjectId,
 		options: { fromSegment: number; limit: number },
 	): Promise<{ object: ObjectRow; segments: readonly Segment[] } | null>;
-	/** In order of index, at most `limit`. */
+	/** In order of index, at most `limit`. Also of an object in the trash: who knows the version goes on. */
 	segments(versionId: VersionId, options: { fromSegment: number; limit: number }): Promise<readonly Segment[]>;
-	/** Newest first, by (createdAtMs, objectId). `after` is `next` of the page before; `invalid` when it is none. */
+	/** Without the trash. Newest first, by (createdAtMs, objectId). `after` is `next` of the page before; `invalid` when it is none. */
 	list(options: { limit: number; after: string | null }): Promise<ObjectPage>;
-	/** Removes the object; its shards go to the delete queue in the same transaction. False when there was none. */
-	deleteObject(objectId: ObjectId, nowMs: number): Promise<boolean>;
+	/**
+	 * Into the trash: it leaves its spread, and stays on its worker sets, so that repair and drain go on. With a `purgeAtMs` that
+	 * is not after `nowMs` it is purged at once. False when there was none, or it was in the trash already.
+	 */
+	deleteObject(objectId: ObjectId, options: DeletedBy & { readonly purgeAtMs: number }): Promise<boolean>;
+	/** Out of the trash again. False when it was not there. */
+	undeleteObject(objectId: ObjectId, options: DeletedBy): Promise<boolean>;
+	/** Removes an object that is in the trash before its time. False when it was not there. */
+	purgeObject(objectId: ObjectId, options: DeletedBy): Promise<boolean>;
+	/** Purges up to `limit` objects whose time in the trash is over, the oldest first; returns how many. Their shards are queued for good. */
+	purgeTrash(nowMs: number, limit: number, lease?: Lease): Promise<number>;
+	/** null when it is not in the trash. */
+	trashed(objectId: ObjectId): Promise<TrashedObject | null>;
+	/** Those that stay longest first, by (purgeAtMs, objectId). `after` is `next` of the page before; `invalid` when it is none. */
+	trash(options: { limit: number; after: string | null }): Promise<TrashPage>;
+	/** Entries of the deletion log from number `after` + 1 on. Each was written in the transaction that it tells of. */
+	deletionLog(options: { limit: number; after: number }): Promise<readonly DeletionEntry[]>;
+	/** As it is kept beside the log. */
+	deletionHead(): Promise<DeletionHead>;
 
 	/** Shards to delete on one worker, oldest first. */
-	deletions(workerId: WorkerId, limit: number): Promise<readonly ShardId[]>;
+	deletions(workerId: WorkerId, limit: number): Promise<readonly QueuedDeletion[]>;
 	/** The worker has deleted them (or never had them). */
 	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void>;
 	/** Counts of the queues, for metrics and tests. */
-	counts(): Promise<{ objects: number; intents: number; deletions: number; repairs: number; bytes: number }>;
+	counts(): Promise<StoreCounts>;
 
 	/** Reports what a read, scrub or audit saw. The shard's placement is kept and marked; the shard is queued for repair. Unknown shard ids are ignored. */
 	addFindings(findings: readonly Finding[]): Promise<void>;
@@ -255,7 +308,7 @@ export interface MetadataStore {
 	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;
 
 	/**
-	 * All worker sets that have segments, and all spreads that have objects, from one moment. Kept by the transactions
+	 * All worker sets that have segments (those of the trash as well), and all spreads that have objects (without them), from one moment. Kept by the transactions
 	 * that change placements and findings: it costs the same for any number of objects. What it costs are the spreads, so
 	 * segments of an object should share sets. (Supabase: beyond 5,000 spreads of several sets by pages, each from one moment.)
 	 */
@@ -270,7 +323,7 @@ export interface MetadataStore {
 	): Promise<{ readonly segments: readonly StoredSegment[]; readonly next: string | null }>;
 	/** One segment of the set, near the place that `at` (0 to 1) says: what random samples are drawn from. null when it has none. */
 	sampleSet(setId: string, at: number): Promise<StoredSegment | null>;
-	/** Objects that have a segment on one of these sets, at most `limit`, in no order. */
+	/** Objects that have a segment on one of these sets, in the trash or not, at most `limit`, in no order. */
 	objectsOnSets(setIds: readonly string[], limit: number): Promise<readonly ObjectId[]>;
 
 	/** Inserts or updates all but the first registration's time, duty and history. `denied` when the id is known with another receipt key; `exists` when another worker id holds the name. */

@@ -83,7 +83,7 @@ export interface ShardHandlers {
 		flow: { accepted(): void; resume(): void; failed(error: DistroError): void },
 	): IncomingShard;
 	get(request: ShardGetRequest, out: OutgoingShard): void;
-	delete(shardIds: readonly ShardId[]): Promise<void>;
+	delete(shardIds: readonly ShardId[], options: { forGood: boolean }): Promise<void>;
 	stat(shardId: ShardId): Promise<Buffer>;
 	/** Sorted by id, after `after`, at most `limit`; `nowMs` is by the clock of the times in it. */
 	list(options: { after: ShardId | null; limit: number }): Promise<ShardList>;
@@ -137,7 +137,11 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 		else if (path === GET_PATH) serveGet(call, handlers);
 		else if (path === DELETE_PATH) {
 			serveUnary(call, async (bytes) => {
-				await handlers.delete(DeleteRequest.decode(bytes).shardIds.map((id) => idFromBytes<ShardId>(id)));
+				const { shardIds, forGood } = DeleteRequest.decode(bytes);
+				await handlers.delete(
+					shardIds.map((id) => idFromBytes<ShardId>(id)),
+					{ forGood },
+				);
 				return DeleteResponse.encode({}).finish();
 			});
 		} else if (path === STAT_PATH) {

@@ -883,7 +883,9 @@ describe('a grpc-js client of our server', () => {
 			});
 		expect(await stat(idBytes(shardId))).toEqual({ trailer });
 		await new Promise<void>((resolve, reject) => {
-			client.delete({ shardIds: [idBytes(shardId)] }, (error) => (error === null ? resolve() : reject(error)));
+			client.delete({ shardIds: [idBytes(shardId)], forGood: false }, (error) =>
+				error === null ? resolve() : reject(error),
+			);
 		});
 		await expect(stat(idBytes(shardId))).rejects.toMatchObject({ code: grpc.status.NOT_FOUND });
 		await expect(stat(Buffer.alloc(3))).rejects.toMatchObject({ code: grpc.status.DATA_LOSS });

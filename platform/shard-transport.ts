@@ -98,8 +98,13 @@ export class GrpcShardTransport implements ShardTransport {
 	}
 
 	/** Moves shards to the worker's trash. */
-	async delete(worker: WorkerRef, shardIds: readonly ShardId[], options: { timeoutMs: number }): Promise<void> {
-		const request = DeleteRequest.encode({ shardIds: shardIds.map(idBytes) }).finish();
+	async delete(
+		worker: WorkerRef,
+		shardIds: readonly ShardId[],
+		options: { timeoutMs: number; forGood?: boolean },
+	): Promise<void> {
+		const { forGood = false } = options;
+		const request = DeleteRequest.encode({ shardIds: shardIds.map(idBytes), forGood }).finish();
 		await this.#unary(worker, DELETE_PATH, request, options.timeoutMs);
 	}
 

@@ -44,7 +44,7 @@ export function shardHandlers(deps: ShardServiceDeps): ShardHandlers {
 		get: (request, out) => {
 			sendShard(deps, request, out).catch((error) => out.fail(asDistroError(error)));
 		},
-		delete: (shardIds) => deps.store.delete(shardIds),
+		delete: (shardIds, options) => deps.store.delete(shardIds, options),
 		stat: (shardId) => deps.store.trailer(shardId),
 		list: async (options) => {
 			const shards = await deps.store.list(options);

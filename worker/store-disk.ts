@@ -4,7 +4,7 @@
  *     volume.json            the sentinel: without it the volume is offline (a vanished mount), never "not found"
  *     tmp/<id>               on its way; emptied at start
  *     shards/<2 hex>/<id>    cells | zeros to 4 KiB | trailer
- *     trash/<day>/<id>       deleted; kept for a while, or until its room is needed
+ *     trash/<day>/<id>       deleted, and not for good; kept for a while, or until its room is needed
  *     scrub.json             how far scrubbing has come
  *
  * A shard is written to tmp, synced, linked to its place, and its folder synced, in that order. Concurrent syncs of one
@@ -335,12 +335,15 @@ export class DiskShardStore implements ShardStore {
 		});
 	}
 
-	async delete(shardIds: readonly ShardId[]): Promise<void> {
+	async delete(shardIds: readonly ShardId[], options: { forGood?: boolean } = {}): Promise<void> {
 		await this.#online();
-		const day = new Date(this.#clock.nowMs()).toISOString().slice(0, 10);
-		const trash = this.#path('trash', day);
-		const folders = new Set<FolderSync>([this.#folderAt(trash)]);
-		if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
+		const day = options.forGood === true ? null : new Date(this.#clock.nowMs()).toISOString().slice(0, 10);
+		const folders = new Set<FolderSync>();
+		if (day !== null) {
+			const trash = this.#path('trash', day);
+			folders.add(this.#folderAt(trash));
+			if (await this.#makeFolder(trash)) folders.add(this.#folderAt(this.#path('trash')));
+		}
 		const emptied = new Map<FolderSync, ShardId>();
 		for (const shardId of shardIds) {
 			// Whatever is still on its way for a deleted id must never arrive.
@@ -349,10 +352,10 @@ export class DiskShardStore implements ShardStore {
 			const file = this.#file(shardId);
 			try {
 				const size = await this.#sizeOf(file);
-				await this.#rename(file, join(trash, shardId));
+				await (day === null ? this.#unlink(file) : this.#rename(file, this.#path('trash', day, shardId)));
 				this.#shards--;
 				this.#usedBytes -= size;
-				this.#trashBytes.set(day, (this.#trashBytes.get(day) ?? 0) + size);
+				if (day !== null) this.#trashBytes.set(day, (this.#trashBytes.get(day) ?? 0) + size);
 				this.#folder(shardId).removed();
 			} catch (error) {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);

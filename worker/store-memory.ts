@@ -100,7 +100,7 @@ export class MemoryShardStore implements ShardStore {
 		return trailer;
 	}
 
-	async delete(shardIds: readonly ShardId[]): Promise<void> {
+	async delete(shardIds: readonly ShardId[], options: { forGood?: boolean } = {}): Promise<void> {
 		this.#online();
 		for (const shardId of shardIds) {
 			this.#deleted.add(shardId);
@@ -110,6 +110,7 @@ export class MemoryShardStore implements ShardStore {
 			this.#volume.shards.delete(shardId);
 			this.#volume.writtenAtMs.delete(shardId);
 			this.#usedBytes -= file.length;
+			if (options.forGood === true) continue;
 			this.#volume.trash.set(shardId, { file, deletedAtMs: this.#options.clock.nowMs() });
 		}
 	}

@@ -326,21 +326,39 @@ export function describeShardStore(
 				await isWhole(kept);
 			});
 
-			test('nothing at all is fine', () => store.delete([]));
+			test('for good: gone at once, and not in the trash; asked again it is the same', async () => {
+				const [gone, softly, kept] = [makeShard(random), makeShard(random), makeShard(random)];
+				for (const shard of [gone, softly, kept]) await putShard(store, shard);
+				await store.delete([softly.shardId]);
+				for (let round = 0; round < 2; round++) {
+					await store.delete([gone.shardId, newId<ShardId>(random)], { forGood: true });
+					await isMissing(gone.shardId);
+					expect(await all()).toEqual([kept.shardId]);
+					expect(opened.trashed()).toEqual([softly.shardId]);
+					expect((await store.stats()).shards).toBe(1);
+					store = await opened.reopen();
+				}
+				await isWhole(kept);
+			});
 
-			test('a put that comes after its delete is refused', async () => {
+			test('nothing at all is fine', async () => {
+				await store.delete([]);
+				await store.delete([], { forGood: true });
+			});
+
+			test.each([false, true])('a put that comes after its delete (for good: %j) is refused', async (forGood) => {
 				const late = makeShard(random);
-				await store.delete([late.shardId]);
+				await store.delete([late.shardId], { forGood });
 				await expect(putShard(store, late)).rejects.toEqual(failing('expired'));
 				expect(await all()).toEqual([]);
 				expect(opened.temporary()).toBe(0);
 			});
 
-			test('an id that is being written never arrives', async () => {
+			test.each([false, true])('an id that is being written never arrives (for good: %j)', async (forGood) => {
 				const shard = makeShard(random);
 				const writer = await store.create({ shardId: shard.shardId, maxBytes: shard.cells.length, deadlineMs: 1_000 });
 				await new Promise((done) => writer.write(shard.cells, done));
-				await store.delete([shard.shardId]);
+				await store.delete([shard.shardId], { forGood });
 				await expect(writer.commit(shard.trailer)).rejects.toEqual(failing('canceled'));
 				await writer.abort();
 				await isMissing(shard.shardId);
@@ -355,7 +373,8 @@ export function describeShardStore(
 						const { shardId, cells } = shard;
 						const writer = await store.create({ shardId, maxBytes: cells.length, deadlineMs: 1_000 });
 						await new Promise((done) => writer.write(cells, done));
-						await Promise.allSettled([writer.commit(shard.trailer), store.delete([shardId])]);
+						const forGood = shardId < '8';
+						await Promise.allSettled([writer.commit(shard.trailer), store.delete([shardId], { forGood })]);
 						await writer.abort();
 					}),
 				);

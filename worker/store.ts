@@ -53,8 +53,8 @@ export interface ShardStore {
 	open(shardId: ShardId, options?: { direct?: boolean }): Promise<ShardReader>;
 	/** The trailer's bytes, checked by its own checksum only (`corrupt` otherwise). */
 	trailer(shardId: ShardId): Promise<Buffer>;
-	/** Moves to trash. Unknown ids are fine. Durable when it resolves. */
-	delete(shardIds: readonly ShardId[]): Promise<void>;
+	/** Moves to trash, or removes at once (`forGood`). Unknown ids are fine. Durable when it resolves. */
+	delete(shardIds: readonly ShardId[], options?: { forGood?: boolean }): Promise<void>;
 	/** What is there, sorted by id, after `after` (or from the start), at most `limit`. `unavailable` when the volume is offline: never fewer then. */
 	list(options: { after: ShardId | null; limit: number }): Promise<readonly ListedShard[]>;
 	stats(): Promise<StoreStats>;

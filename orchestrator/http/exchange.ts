@@ -3,7 +3,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyRequest } from 'fastify';
 import { DistroError } from '../../core/errors.ts';
+import { type ObjectId, parseId } from '../../core/ids.ts';
 import type { ApiKeyScope } from '../api-keys.ts';
+import type { ObjectInfo } from '../objects.types.ts';
 import type { Caller } from './auth.ts';
 
 export type Handler = (exchange: Exchange) => Promise<void>;
@@ -35,6 +37,22 @@ export function wholeNumber(
 	const value = Number(text);
 	if (/^\d+$/.test(text) && value >= o.min && value <= o.max) return value;
 	throw new DistroError('invalid', `${o.name} must be a whole number from ${o.min} to ${o.max}`);
+}
+
+/** Throws `invalid`. */
+export function objectIdOf(request: FastifyRequest): ObjectId {
+	return parseId<ObjectId>((request.params as { id: string }).id, 'an object id');
+}
+
+export function infoJson(info: ObjectInfo): object {
+	return {
+		object_id: info.objectId,
+		size: info.sizeBytes,
+		created_at: new Date(info.createdAtMs).toISOString(),
+		name: info.name,
+		content_type: info.contentType,
+		etag: info.etag,
+	};
 }
 
 export function answerJson(

@@ -74,9 +74,60 @@ export const openApi = {
 			get: read('Read an object'),
 			head: read('Its headers only'),
 			delete: {
-				summary: 'Delete an object',
+				summary: 'Delete an object: into the trash, from which it can be had back until it is freed',
+				parameters: [id],
+				responses: {
+					'204': {
+						description: 'Deleted',
+						headers: {
+							'Distro-Freed-At': {
+								description: 'When it is gone for good',
+								schema: { type: 'string', format: 'date-time' },
+							},
+						},
+					},
+					default: problem,
+				},
+			},
+		},
+		'/objects/{id}/undelete': {
+			post: {
+				summary: 'Take it out of the trash again; one that is not deleted is answered as well',
+				parameters: [id],
+				responses: { '200': json('Object', 'It is there'), default: problem },
+			},
+		},
+		'/trash': {
+			get: {
+				summary: 'Deleted objects that can be had back, what stays longest first',
+				parameters: [
+					query('limit', { type: 'integer', minimum: 1, maximum: 1000, default: 100 }),
+					query('cursor', { type: 'string' }),
+				],
+				responses: { '200': json('TrashPage', 'One page'), default: problem },
+			},
+		},
+		'/trash/{id}': {
+			delete: {
+				summary: 'Remove an object that is in the trash for good, now',
 				parameters: [id],
 				responses: { '204': { description: 'Gone' }, default: problem },
+			},
+		},
+		'/deletions': {
+			get: {
+				summary: 'The log of deletions, oldest first: a hash chain',
+				parameters: [
+					query('limit', { type: 'integer', minimum: 1, maximum: 1000, default: 100 }),
+					query('after', { type: 'integer', minimum: 0, default: 0 }),
+				],
+				responses: { '200': json('Deletions', 'Entries from number after + 1 on'), default: problem },
+			},
+		},
+		'/deletions/verify': {
+			get: {
+				summary: 'Whether an entry of that log was edited, removed or moved',
+				responses: { '200': json('DeletionsVerdict', 'The answer'), default: problem },
 			},
 		},
 		'/objects/{id}/explain': {
@@ -165,6 +216,61 @@ export const openApi = {
 				properties: {
 					objects: { type: 'array', items: { $ref: '#/components/schemas/Object' } },
 					next: { type: ['string', 'null'] },
+				},
+			},
+			TrashPage: {
+				type: 'object',
+				required: ['objects', 'next'],
+				properties: {
+					objects: {
+						type: 'array',
+						items: {
+							allOf: [
+								{ $ref: '#/components/schemas/Object' },
+								{
+									type: 'object',
+									required: ['deleted_at', 'freed_at'],
+									properties: {
+										deleted_at: { type: 'string', format: 'date-time' },
+										freed_at: { type: 'string', format: 'date-time' },
+									},
+								},
+							],
+						},
+					},
+					next: { type: ['string', 'null'] },
+				},
+			},
+			Deletions: {
+				type: 'object',
+				required: ['entries', 'next'],
+				properties: {
+					entries: {
+						type: 'array',
+						items: {
+							type: 'object',
+							required: ['number', 'object_id', 'action', 'at', 'by', 'hash'],
+							properties: {
+								number: { type: 'integer' },
+								object_id: { type: 'string' },
+								action: { type: 'string', enum: ['trashed', 'undeleted', 'purged'] },
+								at: { type: 'string', format: 'date-time' },
+								by: { type: 'string', description: 'An API key id, or empty' },
+								hash: { type: 'string' },
+							},
+						},
+					},
+					next: { type: ['integer', 'null'], description: '`after` of the next page' },
+				},
+			},
+			DeletionsVerdict: {
+				type: 'object',
+				required: ['entries', 'head', 'intact', 'first_bad'],
+				properties: {
+					entries: { type: 'integer' },
+					head: { type: 'string', description: 'The last hash' },
+					intact: { type: 'boolean' },
+					first_bad: { type: ['integer', 'null'], description: 'The first entry that is not what it was' },
 				},
 			},
 			Explanation: { type: 'object' },

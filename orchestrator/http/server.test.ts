@@ -76,7 +76,19 @@ class FakeObjects implements Objects {
 		return infoOf(KNOWN_BYTES);
 	}
 
-	async remove(): Promise<void> {}
+	async remove() {
+		return { freedAtMs: 0 };
+	}
+
+	async undelete(): Promise<ObjectInfo> {
+		return infoOf(KNOWN_BYTES);
+	}
+
+	async purge(): Promise<void> {}
+
+	async trash() {
+		return { objects: [], next: null };
+	}
 
 	async list() {
 		return { objects: [], next: null };
@@ -106,6 +118,7 @@ beforeEach(async () => {
 	warned = [];
 	app = createHttpServer({
 		objects,
+		deletions: { entries: unused, verify: unused },
 		cluster: unusedCluster,
 		auth: null,
 		ready: async () => ({ ok: true, reasons: [] }),

@@ -6,23 +6,34 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { asDistroError } from '../../core/errors.ts';
-import { type ObjectId, parseId } from '../../core/ids.ts';
 import { PAGE_DEFAULT, PAGE_MAX } from '../../core/limits.ts';
 import type { ClusterAdmin } from '../cluster.types.ts';
+import type { Deletions } from '../deletions.ts';
 import type { ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
 import { type Authenticator, type Caller, requireScope } from './auth.ts';
 import { announcedSize, endAfterBody, receiveMultipart, receiveRaw, skipRaw } from './body.ts';
 import { clusterRoutes } from './cluster.ts';
 import { sendObject } from './download.ts';
 import { noteAnswering, refusalOfFramework, refuseConnection } from './early-errors.ts';
-import { answerJson, type Exchange, type Handler, type Route, single, wholeNumber } from './exchange.ts';
+import {
+	answerJson,
+	type Exchange,
+	type Handler,
+	infoJson,
+	objectIdOf,
+	type Route,
+	single,
+	wholeNumber,
+} from './exchange.ts';
 import { bodyType, checkContentType, checkName, objectHeaders, parseReprDigest, wantsSha256 } from './headers.ts';
 import { fingerprintOf, idempotencyKeyOf } from './idempotency.ts';
 import { openApi } from './openapi.ts';
 import { HttpRefusal, problemOf, renderProblem } from './problem.ts';
+import { trashRoutes } from './trash.ts';
 
 export interface HttpServerDeps {
 	readonly objects: Objects;
+	readonly deletions: Deletions;
 	readonly cluster: ClusterAdmin;
 	/** null: open to whoever reaches it. */
 	readonly auth: Authenticator | null;
@@ -270,15 +281,6 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			},
 		},
 		{
-			method: 'DELETE',
-			path: '/objects/:id',
-			scope: 'write',
-			handler: async ({ request, response }) => {
-				await objects.remove(objectIdOf(request));
-				response.writeHead(204).end();
-			},
-		},
-		{
 			method: 'GET',
 			path: '/objects/:id/explain',
 			scope: 'read',
@@ -299,6 +301,7 @@ function routesOf(deps: HttpServerDeps): Route[] {
 				answerJson(response, 200, await objects.explain(objectIdOf(request), { fromSegment, limit }));
 			},
 		},
+		...trashRoutes(objects, deps.deletions),
 		...clusterRoutes(deps.cluster),
 		{
 			method: 'GET',
@@ -339,21 +342,6 @@ function closeSignal(response: ServerResponse): AbortSignal {
 	response.once('close', () => gone.abort(CLIENT_GONE));
 	if (response.destroyed) gone.abort(CLIENT_GONE);
 	return gone.signal;
-}
-
-function objectIdOf(request: FastifyRequest): ObjectId {
-	return parseId<ObjectId>((request.params as { id: string }).id, 'an object id');
-}
-
-function infoJson(info: ObjectInfo): object {
-	return {
-		object_id: info.objectId,
-		size: info.sizeBytes,
-		created_at: new Date(info.createdAtMs).toISOString(),
-		name: info.name,
-		content_type: info.contentType,
-		etag: info.etag,
-	};
 }
 
 function matchesPath(pattern: string, url: string): boolean {

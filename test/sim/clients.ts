@@ -248,7 +248,7 @@ export class Clients {
 		wish.state = 'deleting';
 		this.#ask(
 			orchestrator,
-			({ objects }) => objects.remove(objectId),
+			({ objects }) => objects.remove(objectId, ''),
 			(answer) => {
 				const kind = answer === null ? 'no answer' : 'ok' in answer ? 'ok' : kindOf(answer.error);
 				// The second time it is gone.

@@ -13,7 +13,7 @@ import { shardDrawer } from '../../orchestrator/audit-draw.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
 import { Findings } from '../../orchestrator/findings.ts';
 import { JobControl } from '../../orchestrator/job-control.ts';
-import { deletionsJob, expireIntentsJob, type Job, runJobs } from '../../orchestrator/jobs.ts';
+import { deletionsJob, expireIntentsJob, type Job, runJobs, trashJob } from '../../orchestrator/jobs.ts';
 import { Keyring } from '../../orchestrator/keyring.ts';
 import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
@@ -38,6 +38,7 @@ import { SimNode, type World } from './world.ts';
 
 const MiB = 1024 * 1024;
 export const LOST_AFTER_MS = 60_000;
+export const TRASH_MS = 5 * 60_000;
 const HEARTBEAT_MS = 2_000;
 const SCRUB_ORDERS_MS = 2_000;
 const SCRUB_PERIOD_MS = 30 * 60_000;
@@ -153,7 +154,7 @@ export class SimOrchestrator {
 		const scrub = new ScrubDesk({ findings });
 		const policy = DEFAULT_POLICY;
 		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
-		const objects = new ObjectService({ ...deps, inlineMaxBytes: 4096 });
+		const objects = new ObjectService({ ...deps, inlineMaxBytes: 4096, trashMs: TRASH_MS });
 		const cluster = new Cluster({
 			clusterId,
 			store,
@@ -175,6 +176,7 @@ export class SimOrchestrator {
 		const holder = `${this.host} ${random.bytes(8).toString('hex')}`;
 		const jobs = [
 			expireIntentsJob({ store, clock }),
+			trashJob({ store, clock, onPurged: () => {}, onHead: () => {} }),
 			deletionsJob({ store, workers: registry, transport, onDeleted: () => {} }),
 			repairJob(mendDeps),
 			drainJob(mendDeps),

@@ -278,7 +278,7 @@ class Simulation {
 		}
 		if (intents.size > 0) return `${intents.size} intents`;
 		if (repairs.size > 0) return `${repairs.size} repairs`;
-		const queued = [...deletions.values()].filter((workerId) => !gone.has(workerId));
+		const queued = [...deletions.values()].filter(({ workerId }) => !gone.has(workerId));
 		if (queued.length > 0) return `${queued.length} deletions`;
 		for (const { row, segment } of this.#truth.segments()) {
 			const { placements, n } = segment;

@@ -161,8 +161,12 @@ export class SimTransport
 		return this.#ask(worker, (handlers) => handlers.stat(shardId), options.timeoutMs);
 	}
 
-	async delete(worker: WorkerRef, shardIds: readonly ShardId[], options: { timeoutMs: number }): Promise<void> {
-		await this.#ask(worker, (handlers) => handlers.delete(shardIds), options.timeoutMs);
+	async delete(
+		worker: WorkerRef,
+		shardIds: readonly ShardId[],
+		{ timeoutMs, forGood = false }: { timeoutMs: number; forGood?: boolean },
+	): Promise<void> {
+		await this.#ask(worker, (handlers) => handlers.delete(shardIds, { forGood }), timeoutMs);
 	}
 
 	async list(

@@ -136,6 +136,7 @@ async function orchestrator(shared: Shared, options: Options): Promise<MemoryClu
 		random,
 		policy: DEFAULT_POLICY,
 		inlineMaxBytes: 0,
+		trashMs: 0,
 		pool,
 		findings,
 	};

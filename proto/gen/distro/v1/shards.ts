@@ -64,6 +64,8 @@ export interface GetResponse {
 
 export interface DeleteRequest {
   shardIds: Buffer[];
+  /** Not to the trash. A worker of a release before moves them there all the same. */
+  forGood: boolean;
 }
 
 export interface DeleteResponse {
@@ -526,13 +528,16 @@ export const GetResponse: MessageFns<GetResponse> = {
 };
 
 function createBaseDeleteRequest(): DeleteRequest {
-  return { shardIds: [] };
+  return { shardIds: [], forGood: false };
 }
 
 export const DeleteRequest: MessageFns<DeleteRequest> = {
   encode(message: DeleteRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.shardIds) {
       writer.uint32(10).bytes(v!);
+    }
+    if (message.forGood !== false) {
+      writer.uint32(16).bool(message.forGood);
     }
     return writer;
   },
@@ -556,6 +561,14 @@ export const DeleteRequest: MessageFns<DeleteRequest> = {
             }
 
             message.shardIds.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.forGood = reader.bool();
             continue;
           }
         }
@@ -1201,7 +1214,7 @@ export const ShardServiceService = {
     responseSerialize: (value: GetResponse): Buffer => Buffer.from(GetResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GetResponse => GetResponse.decode(value),
   },
-  /** Moves shards to trash; unknown ids are fine. */
+  /** Moves shards to trash, or removes them at once; unknown ids are fine. */
   delete: {
     path: "/distro.v1.ShardService/Delete" as const,
     requestStream: false as const,
@@ -1261,7 +1274,7 @@ export interface ShardServiceServer extends UntypedServiceImplementation {
   put: handleClientStreamingCall<PutRequest, PutResponse>;
   /** First `leaves` when asked for, then `data` until `length` bytes have come. */
   get: handleServerStreamingCall<GetRequest, GetResponse>;
-  /** Moves shards to trash; unknown ids are fine. */
+  /** Moves shards to trash, or removes them at once; unknown ids are fine. */
   delete: handleUnaryCall<DeleteRequest, DeleteResponse>;
   /** What the worker knows of a shard, from its trailer. */
   stat: handleUnaryCall<StatRequest, StatResponse>;
@@ -1295,7 +1308,7 @@ export interface ShardServiceClient extends Client {
   /** First `leaves` when asked for, then `data` until `length` bytes have come. */
   get(request: GetRequest, options?: Partial<CallOptions>): ClientReadableStream<GetResponse>;
   get(request: GetRequest, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<GetResponse>;
-  /** Moves shards to trash; unknown ids are fine. */
+  /** Moves shards to trash, or removes them at once; unknown ids are fine. */
   delete(
     request: DeleteRequest,
     callback: (error: ServiceError | null, response: DeleteResponse) => void,
