@@ -237,6 +237,10 @@ const MIGRATIONS: readonly string[] = [
 		place TEXT
 	) STRICT;
 	`,
+	`
+	-- How a segment was cut before it was encoded anew, for people: JSON.
+	ALTER TABLE segments ADD COLUMN was TEXT;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */
