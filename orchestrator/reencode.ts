@@ -8,8 +8,9 @@
  * delete queue in that transaction. A quorum is not enough here: nobody waits, and nothing may be less whole than before.
  */
 
+import { createHash } from 'node:crypto';
 import { codecFor } from '../core/codec/erasure-codec.ts';
-import { rowCells, rows, sealedBytes, shardRows } from '../core/codec/layout.ts';
+import { rowCells, rows, shardRows } from '../core/codec/layout.ts';
 import { decodeTrailer, encodeTrailer } from '../core/codec/trailer.ts';
 import { LEAF_BYTES, rootOf } from '../core/crypto/digest.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
@@ -17,15 +18,10 @@ import { type EncodingId, newId, type ShardId, type UploadId } from '../core/ids
 import { BUDGET_WAIT_MS, DOWNLOAD_ROW_SLOTS, REPAIR_DEADLINE_MS, UPLOAD_ROW_SLOTS } from '../core/limits.ts';
 import { placeShards } from '../core/model/placement.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
-import {
-	chooseRedundancy,
-	keepsHardRules,
-	type RedundancyPolicy,
-	takersFor,
-} from '../core/model/redundancy.ts';
-import type { Placement, Segment, SegmentShape } from '../core/model/segment.ts';
-import { wantedCode } from '../core/model/suits.ts';
-import type { MemoryLease, WorkerRef } from '../core/ports.ts';
+import { keepsHardRules, type PolicyWorker, type RedundancyPolicy, takersFor } from '../core/model/redundancy.ts';
+import type { Segment, SegmentShape } from '../core/model/segment.ts';
+import { Suits } from '../core/model/suits.ts';
+import type { MemoryLease, Random, WorkerRef } from '../core/ports.ts';
 import { Gather } from '../core/transfer/gather.ts';
 import { Recut } from '../core/transfer/recut.ts';
 import { Scatter, type ScatterResult, type ScatterTarget } from '../core/transfer/scatter.ts';
@@ -91,6 +87,17 @@ export async function reencodeSegment(
 	}
 }
 
+/** Whether the workers that can take a shard now are enough for this code, and for the rules of the policy. */
+export function canPlace(
+	code: { readonly k: number; readonly m: number },
+	workers: readonly PolicyWorker[],
+	policy: RedundancyPolicy,
+): boolean {
+	// Slow ones are placed on where the others don't suffice.
+	const there = workers.map((worker) => ({ ...worker, latencyMs: undefined }));
+	return keepsHardRules(code, there, policy);
+}
+
 /** The code, and who gets which shard. */
 function choose(
 	deps: ReencodeDeps,
@@ -98,18 +105,16 @@ function choose(
 ): { targets: ScatterTarget[]; shape: SegmentShape; because: string } {
 	const { workers, policy, random } = deps;
 	const now = workers.policyWorkers();
-	const wanted = wantedCode(segment, { sizeBytes: object.sizeBytes, workers: now, policy });
+	const wanted = new Suits(now, policy).wanted(segment, object.sizeBytes);
 	if (wanted === null) throw new DistroError('canceled', 'the code of the segment suits by now');
-	const { n, k, m, because } = wanted.choice;
-	const takers = takersFor(n, now);
-	if (!keepsHardRules({ k, m }, now, policy)) {
-		throw new DistroError('unavailable', 'the workers that can take a shard now would break the rules of the policy');
+	const { n, k, because } = wanted.choice;
+	if (!canPlace(wanted.choice, now, policy)) {
+		throw new DistroError('unavailable', `too few workers can take a shard of ${k}+${n - k} now`);
 	}
+	const takers = takersFor(n, now);
 	// The same draw for a run of segments, or an object of many would be on as many worker sets.
-	const run = Math.floor(segment.index / SEGMENTS_ON_SET) * SEGMENTS_ON_SET;
-	let drawn = 0;
-	const draw = { bytes: () => Buffer.from(versionId, 'hex').subarray((4 * drawn++) % 12).map((byte) => byte ^ run) };
-	const holders = placeShards({ n, workers: takers, random: { bytes: (count) => Buffer.from(draw.bytes()).subarray(0, count) } });
+	const run = Math.floor(segment.index / SEGMENTS_ON_SET);
+	const holders = placeShards({ n, workers: takers, random: drawOf(`${versionId} ${run}`) });
 	const targets = holders.map((_, at): ScatterTarget => {
 		const worker = workers.ref(holders[(at + segment.index) % n] as (typeof holders)[number]);
 		if (worker === null) throw new DistroError('unavailable', 'a worker that was to take a shard is gone');
@@ -120,12 +125,22 @@ function choose(
 	return { targets, shape: { codec, k, n, cellBytes, cells, lastCellBytes }, because };
 }
 
+function drawOf(text: string): Random {
+	let drawn = 0;
+	return { bytes: (count) => createHash('sha256').update(`${text} ${drawn++}`).digest().subarray(0, count) };
+}
+
 type TrailerOf = (shard: { shardIndex: number; shardId: ShardId; leaves: Buffer; root: Buffer }) => Buffer;
 
 /** From the metadata, as the upload made them: no worker's word is taken for it. */
 function trailerMaker(
 	deps: ReencodeDeps,
-	{ object, from, shape, encodingId }: { object: ObjectRow; from: Segment; shape: SegmentShape; encodingId: EncodingId },
+	{
+		object,
+		from,
+		shape,
+		encodingId,
+	}: { object: ObjectRow; from: Segment; shape: SegmentShape; encodingId: EncodingId },
 ): TrailerOf {
 	const { objectId, versionId, keyGeneration, wrappedKey, createdAtMs } = object;
 	const manifest = from.index === object.segments - 1 ? object.manifest : null;

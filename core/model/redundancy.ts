@@ -244,7 +244,12 @@ function wantedK(size: SegmentSize): { k: number; why: string } {
 	const bytes = sizeBytes ?? atMostBytes;
 	if (bytes === null) return { k: POLICY_MAX_K, why: 'its size is not known yet' };
 	const why = sizeBytes === null ? `at most ${bytes} bytes were announced` : `it has ${bytes} bytes`;
-	return { k: bytes <= 16 * MiB ? 4 : POLICY_MAX_K, why };
+	return { k: isLargeObject(bytes) ? POLICY_MAX_K : 4, why };
+}
+
+/** Sizes on the same side get the same code. */
+export function isLargeObject(sizeBytes: number): boolean {
+	return sizeBytes > 16 * MiB;
 }
 
 function mayFail(workers: number, pool: Pool, policy: RedundancyPolicy): string {

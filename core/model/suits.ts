@@ -7,11 +7,13 @@
  * that comes and goes would have everything encoded to and fro.
  */
 
+import { createHash } from 'node:crypto';
 import { plainBytes, shardBytes } from '../codec/layout.ts';
 import { DistroError } from '../errors.ts';
 import { CODEC_MAX_K } from '../limits.ts';
 import {
 	chooseRedundancy,
+	isLargeObject,
 	keepsHardRules,
 	type PolicyWorker,
 	type RedundancyChoice,
@@ -31,8 +33,11 @@ export interface WantedCode {
 	readonly why: UnsuitedWhy;
 }
 
-/** Less saved than this part of what a segment takes is not worth reading and writing all of it. */
-const WORTH_SAVING = 0.1;
+/**
+ * Less saved than this part of what a segment takes is not worth reading and writing all of it. From 3+2 to 4+2 it is a tenth,
+ * less what the last row takes.
+ */
+const WORTH_SAVING = 1 / 12;
 const LARGE_BYTES = Number.MAX_SAFE_INTEGER;
 
 /** The workers as the cluster is meant to have them. */
@@ -45,32 +50,91 @@ export function steadyWorkers(workers: readonly PolicyWorker[]): PolicyWorker[] 
 	}));
 }
 
-/** null: it suits, or nothing safe is possible. `workers` as they are now. */
-export function wantedCode(
-	segment: Segment,
-	o: {
-		/** Of the object. */
-		readonly sizeBytes: number;
-		readonly workers: readonly PolicyWorker[];
-		readonly policy: RedundancyPolicy;
-	},
-): WantedCode | null {
-	const { policy } = o;
-	const workers = steadyWorkers(o.workers);
-	const size = { sizeBytes: o.sizeBytes, cells: segment.cells, ended: true };
-	const isUnsafe = !keepsHardRules({ k: segment.k, m: segment.n - segment.k }, workers, policy);
-	// Workers' records fade and change: what is right for healthy ones stays, and so does what was chosen for worse ones.
-	const healthy = workers.map((worker) => ({ ...worker, annualFailureRate: undefined }));
-	const ideal = choice(size, healthy, policy);
-	const chosen = choice(size, workers, policy);
-	if (ideal === null || chosen === null || isSame(segment, ideal) || isSame(segment, chosen)) return null;
-	if (isUnsafe) return { choice: chosen, why: 'unsafe' };
-	if (policy.fixed !== undefined) return { choice: chosen, why: 'fixed' };
-	const why = better(segment, ideal) === null ? null : better(segment, chosen);
-	return why === null ? null : { choice: chosen, why };
+/** What would be chosen on these workers for each size that makes a difference. */
+interface CodeTable {
+	/** The same for the same codes and policy: it changes when the cluster or the policy does, and with nothing else. */
+	readonly key: string;
+	readonly codes: readonly { readonly cells: number; readonly k: number; readonly n: number }[];
 }
 
-function choice(
+export function codeTable(workers: readonly PolicyWorker[], policy: RedundancyPolicy): CodeTable {
+	const codes = [1, LARGE_BYTES].flatMap((sizeBytes) =>
+		Array.from({ length: CODEC_MAX_K }, (_, at) => {
+			const { k, n } = choose({ sizeBytes, cells: at + 1, ended: true }, workers, policy) ?? { k: 0, n: 0 };
+			return { cells: at + 1, k, n };
+		}),
+	);
+	const { tolerate, dataLossPerYear, fixed } = policy;
+	const rules = [tolerate.workers, tolerate.zones, dataLossPerYear, fixed?.dataShards, fixed?.parityShards];
+	const text = `${rules.join(' ')}: ${codes.map(({ k, n }) => `${k}+${n - k}`).join(' ')}`;
+	return { key: createHash('sha256').update(text).digest('hex').slice(0, 16), codes };
+}
+
+/** The judgement for one cluster and policy. */
+export class Suits {
+	/** The same while the same would be chosen. */
+	readonly key: string;
+	readonly #policy: RedundancyPolicy;
+	readonly #workers: readonly PolicyWorker[];
+	/** Records of workers fade and change: what is right for healthy ones stays. */
+	readonly #healthy: readonly PolicyWorker[];
+	readonly #codes: CodeTable['codes'];
+	readonly #chosen = new Map<string, { ideal: RedundancyChoice | null; chosen: RedundancyChoice | null }>();
+
+	/** `workers` as they are now. */
+	constructor(workers: readonly PolicyWorker[], policy: RedundancyPolicy) {
+		this.#policy = policy;
+		this.#workers = steadyWorkers(workers);
+		this.#healthy = this.#workers.map((worker) => ({ ...worker, annualFailureRate: undefined }));
+		const { key, codes } = codeTable(this.#healthy, policy);
+		this.key = key;
+		this.#codes = codes;
+	}
+
+	/** It breaks a hard rule, or has more shards than there are workers for. */
+	breaksRules({ k, n }: Code): boolean {
+		return !keepsHardRules({ k, m: n - k }, this.#workers, this.#policy);
+	}
+
+	/** Whether a segment that is cut so can be one that does not suit: told without looking at it. */
+	mayNotSuit(code: Code): boolean {
+		return this.#codes.some(({ cells, k, n }) => cells >= code.k && (k !== code.k || n !== code.n));
+	}
+
+	/** null: it suits, or nothing safe is possible. Without the object's size: as much as the segment tells of it. */
+	wanted(segment: Segment, sizeBytes: number | null): WantedCode | null {
+		const { ideal, chosen } = this.#choices(segment, sizeBytes);
+		if (ideal === null || chosen === null) return null;
+		// What was chosen for workers that were worse stays as well.
+		if (isSame(segment, ideal) || isSame(segment, chosen)) return null;
+		if (this.breaksRules(segment)) return { choice: chosen, why: 'unsafe' };
+		if (this.#policy.fixed !== undefined) return { choice: chosen, why: 'fixed' };
+		const why = better(segment, ideal) === null ? null : better(segment, chosen);
+		return why === null ? null : { choice: chosen, why };
+	}
+
+	#choices(segment: Segment, sizeBytes: number | null) {
+		const both = (bytes: number) => {
+			const size = { sizeBytes: bytes, cells: segment.cells, ended: true };
+			const ideal = choose(size, this.#healthy, this.#policy);
+			return { ideal, chosen: choose(size, this.#workers, this.#policy) };
+		};
+		if (sizeBytes !== null) return both(sizeBytes);
+		// Only a large object has more than one segment.
+		const bytes = segment.index > 0 ? LARGE_BYTES : plainBytes(segment);
+		const key = `${Math.min(segment.cells, CODEC_MAX_K)} ${isLargeObject(bytes)}`;
+		const known = this.#chosen.get(key) ?? both(bytes);
+		this.#chosen.set(key, known);
+		return known;
+	}
+}
+
+interface Code {
+	readonly k: number;
+	readonly n: number;
+}
+
+function choose(
 	size: SegmentSize,
 	workers: readonly PolicyWorker[],
 	policy: RedundancyPolicy,
@@ -83,7 +147,7 @@ function choice(
 	}
 }
 
-function isSame(segment: SegmentShape, { k, n }: { readonly k: number; readonly n: number }): boolean {
+function isSame(segment: SegmentShape, { k, n }: Code): boolean {
 	return segment.k === k && segment.n === n;
 }
 
@@ -98,34 +162,4 @@ function storedBytes(shape: SegmentShape): number {
 	let bytes = 0;
 	for (let shard = 0; shard < shape.n; shard++) bytes += shardBytes(shape, shard);
 	return bytes;
-}
-
-/** As much as a segment tells of its object's size: that of a large one has many, or is large itself. */
-export function objectBytesOf(segment: Segment): number {
-	return segment.index > 0 ? LARGE_BYTES : plainBytes(segment);
-}
-
-/** What every segment would get, whatever its size: it changes when the cluster or the policy does, and with nothing else. */
-export interface CodeTable {
-	/** The same for the same codes and policy. */
-	readonly key: string;
-	readonly codes: readonly { readonly cells: number; readonly k: number; readonly n: number }[];
-}
-
-export function codeTable(workers: readonly PolicyWorker[], policy: RedundancyPolicy): CodeTable {
-	const codes: { cells: number; k: number; n: number }[] = [];
-	for (const sizeBytes of [1, LARGE_BYTES]) {
-		for (let cells = 1; cells <= CODEC_MAX_K; cells++) {
-			const chosen = choice({ sizeBytes, cells, ended: true }, workers, policy);
-			codes.push({ cells, k: chosen?.k ?? 0, n: chosen?.n ?? 0 });
-		}
-	}
-	const { tolerate, dataLossPerYear, fixed } = policy;
-	const rules = [tolerate.workers, tolerate.zones, dataLossPerYear, fixed?.dataShards, fixed?.parityShards];
-	return { key: `${rules.join(' ')}: ${codes.map(({ k, n }) => `${k}+${n - k}`).join(' ')}`, codes };
-}
-
-/** Whether a segment that is cut so can be one that does not suit: told without looking at it. */
-export function mayNotSuit(code: { readonly k: number; readonly n: number }, table: CodeTable): boolean {
-	return table.codes.some(({ cells, k, n }) => cells >= code.k && (k !== code.k || n !== code.n));
 }
