@@ -70,7 +70,8 @@ export async function readObject(
 			const segment = index === 0 ? first : await pages.get(index);
 			const from = at - index * perSegment;
 			const count = Math.min(end - at, perSegment - from);
-			await readSegment(deps, { target, segment, memory, from, count, sink, signal });
+			const hasMoved = await readSegment(deps, { target, segment, memory, from, count, sink, signal });
+			if (hasMoved) pages.forget();
 			at += Math.max(1, count);
 		}
 	} finally {
@@ -87,6 +88,11 @@ class SegmentPages {
 		this.#store = store;
 		this.#target = target;
 		this.#page = target.segments;
+	}
+
+	/** What was read before may say wrongly where shards are. */
+	forget(): void {
+		this.#page = [];
 	}
 
 	async get(index: number): Promise<Segment> {
@@ -141,7 +147,41 @@ interface SegmentRead {
 	readonly signal: AbortSignal;
 }
 
-async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
+/** So often a read goes on with what the metadata says anew of a segment. */
+const REREADS = 8;
+
+/**
+ * Its shards may go elsewhere, or be cut anew, while it is read: then the read goes on from the first cell that was not
+ * written with those that are there now. Answers whether that was so.
+ */
+async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<boolean> {
+	let { segment } = read;
+	const progress = { nextCell: 0 };
+	for (let reread = 0; ; reread++) {
+		try {
+			await readPlaced(deps, { ...read, segment }, progress);
+			return reread > 0;
+		} catch (error) {
+			const isGone = error instanceof DistroError && (error.kind === 'unavailable' || error.kind === 'unrecoverable');
+			if (!isGone || reread === REREADS || read.signal.aborted) throw error;
+			const now = await placedNow(deps, { ...read, segment }).catch(() => null);
+			if (now === null) throw error;
+			segment = now;
+		}
+	}
+}
+
+/** The segment as the metadata has it by now; null when its shards are where they were. */
+async function placedNow({ store }: ReadDeps, { target, segment }: SegmentRead): Promise<Segment | null> {
+	const { versionId } = target.object;
+	const [now] = await store.segments(versionId, { fromSegment: segment.index, limit: 1 });
+	if (now === undefined || now.index !== segment.index) return null;
+	const known = new Set(segment.placements.map(({ shardId }) => shardId));
+	return now.placements.every(({ shardId }) => known.has(shardId)) ? null : now;
+}
+
+/** `progress` says where the read is, also after it failed. */
+async function readPlaced(deps: ReadDeps, read: SegmentRead, progress: { nextCell: number }): Promise<void> {
 	const { segment, target, sink, signal } = read;
 	const { object } = target;
 	const { versionId } = object;
@@ -150,7 +190,7 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 	checkEnd(segment, object, openEndRecord(key, ad, segment.endRecord));
 
 	const cellPlainBytes = segment.cellBytes - TAG_BYTES;
-	const firstCell = Math.floor(read.from / cellPlainBytes);
+	const firstCell = Math.max(progress.nextCell, Math.floor(read.from / cellPlainBytes));
 	const lastCell = Math.floor((read.from + Math.max(1, read.count) - 1) / cellPlainBytes);
 	await deps.workers.find(segment.placements);
 	const { k, n } = segment;
@@ -160,7 +200,7 @@ async function readSegment(deps: ReadDeps, read: SegmentRead): Promise<void> {
 	const slots = await read.memory.slots(slotBytes, Math.min(DOWNLOAD_ROW_SLOTS, lastRow - firstRow + 1));
 	if (signal.aborted) throw new DistroError('canceled', 'the reader has left');
 
-	const opener = new CellOpener({ segment, key, ad, from: read.from, count: read.count, sink });
+	const opener = new CellOpener({ segment, key, ad, from: read.from, count: read.count, sink, progress });
 	let gather: Gather | null = null;
 	const received = new Promise<void>((resolve, reject) => {
 		let taking = true;
@@ -244,26 +284,35 @@ function wantedShards(segment: Segment, row: number, firstCell: number, lastCell
 	return wanted;
 }
 
+interface OpenerOptions {
+	readonly segment: Segment;
+	readonly key: KeyObject;
+	readonly ad: CellAd;
+	readonly from: number;
+	readonly count: number;
+	readonly sink: ByteSink;
+	/** Cells before it were written already: a row that was found wrong half-way comes again. */
+	readonly progress: { nextCell: number };
+}
+
 /** Opens the wanted cells of each row in order and writes what the range asks for. */
 class CellOpener {
-	readonly #o: { segment: Segment; key: KeyObject; ad: CellAd; from: number; count: number; sink: ByteSink };
-	/** Cells before it were written already: a row that was found wrong half-way comes again. */
-	#nextCell = 0;
+	readonly #o: OpenerOptions;
 	/** The sink wants no more before it has drained. */
 	full = false;
 
-	constructor(options: { segment: Segment; key: KeyObject; ad: CellAd; from: number; count: number; sink: ByteSink }) {
+	constructor(options: OpenerOptions) {
 		this.#o = options;
 	}
 
 	/** The shard index of the first cell that does not open, or -1. */
 	row(row: { index: number; cells: readonly (Buffer | null)[] }): number {
-		const { segment, key, ad, from, count, sink } = this.#o;
+		const { segment, key, ad, from, count, sink, progress } = this.#o;
 		const cellPlainBytes = segment.cellBytes - TAG_BYTES;
 		for (const [shard, sealed] of row.cells.entries()) {
 			if (sealed === null) continue;
 			const cell = cellAt(segment, shard, row.index);
-			if (cell < this.#nextCell) continue;
+			if (cell < progress.nextCell) continue;
 			const plaintextBytes = cellLength(segment, cell) - TAG_BYTES;
 			const decipher = createCellDecipher(key, ad, cell);
 			const plaintext = decipher.update(sealed.subarray(0, plaintextBytes));
@@ -274,7 +323,7 @@ class CellOpener {
 			} catch {
 				return shard;
 			}
-			this.#nextCell = cell + 1;
+			progress.nextCell = cell + 1;
 			const start = Math.max(0, from - cell * cellPlainBytes);
 			const end = Math.min(plaintextBytes, from + count - cell * cellPlainBytes);
 			if (end > start && !sink.write(plaintext.subarray(start, end))) this.full = true;

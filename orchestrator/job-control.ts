@@ -127,6 +127,11 @@ export class JobControl {
 	}
 }
 
+/** What the last step of a job told, wherever it ran: for one that goes on where another left off. */
+export async function lastProgress(store: MetadataStore, name: JobName): Promise<JobProgress> {
+	return stateOf((await store.jobs()).find((row) => row.name === name)).progress;
+}
+
 function stateOf(row: JobRow | undefined): SavedState {
 	const nothing: SavedState = { running: false, served: 0, progress: {} };
 	return row === undefined || row.state === '' ? nothing : { ...nothing, ...JSON.parse(row.state) };

@@ -8,6 +8,7 @@ export const JOBS = {
 	repair: 'rebuilds shards that are missing, damaged, or on lost workers',
 	drain: 'moves shards off draining workers',
 	rebalance: 'mends violations of the zone rule and evens out what workers hold',
+	reencode: 'encodes objects anew whose redundancy no longer suits the cluster or the policy',
 	audit: 'makes workers prove that they have a shard',
 	watch: 'keeps the record of each worker: uptime, losses, audits',
 	scrub: 'workers read all their shards again',

@@ -28,6 +28,7 @@ import { drainJob, isNeedless, type MendOutcome, rebalanceJob, repairJob } from 
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
+import { type ReencodeOutcome, reencodeJob } from './reencoding.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import type { MetadataStore } from './store.ts';
@@ -189,6 +190,18 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			else log.warn({ ...fields, err: error }, 'could not place a shard anew yet');
 		},
 	};
+	const reencodeDeps = {
+		...mendDeps,
+		settleMs: config.lostAfterMs,
+		onEncoding: (k: number, n: number) => metrics.encodings.inc({ code: `${k}+${n - k}` }),
+		onOutcome: ({ stored, error }: ReencodeOutcome) => {
+			metrics.reencoded.inc({ outcome: error === null ? 'done' : isNeedless(error) ? 'needless' : 'failed' });
+			const fields = { object: stored.objectId, segment: stored.segment.index };
+			if (error === null) log.debug(fields, 'encoded a segment anew');
+			else if (isNeedless(error)) log.debug({ ...fields, err: error }, 'a segment need not be encoded anew any more');
+			else log.warn({ ...fields, err: error }, 'could not encode a segment anew yet');
+		},
+	};
 	// Of several orchestrators one does each of them.
 	const holder = `${config.name} ${random.bytes(8).toString('hex')}`;
 	const exclusiveJobs = [
@@ -203,6 +216,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		repairJob(mendDeps),
 		drainJob(mendDeps),
 		rebalanceJob(mendDeps),
+		reencodeJob(reencodeDeps),
 		watch.job,
 		auditJob({
 			workers,

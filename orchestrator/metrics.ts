@@ -121,6 +121,12 @@ export function createOrchestratorMetrics(deps: {
 			labelNames: ['kind'],
 			registers,
 		}),
+		reencoded: new Counter({
+			name: 'distro_segments_reencoded_total',
+			help: 'Segments encoded anew because their code no longer suited, by outcome',
+			labelNames: ['outcome'],
+			registers,
+		}),
 		audits: new Counter({
 			name: 'distro_audits_total',
 			help: 'Audits of workers by outcome',

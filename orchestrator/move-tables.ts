@@ -103,6 +103,7 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 			end_record: 'bytes',
 			roots: 'bytes',
 			because: 'prose',
+			was: 'prose',
 		},
 		onlySqlite: ['set_no'],
 		onlySupabase: { set_id: '0'.repeat(32) },

@@ -19,6 +19,7 @@ import { type SegmentHealth, segmentHealth, worstHealth } from '../core/model/he
 import type { Manifest } from '../core/model/manifest.ts';
 import { largestCode } from '../core/model/redundancy.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
+import { Suits } from '../core/model/suits.ts';
 import type { MemoryPool } from '../core/ports.ts';
 import { type ReadDeps, readObject, SEGMENT_PAGE } from './download.ts';
 import type {
@@ -213,7 +214,8 @@ export class ObjectService implements Objects {
 		]);
 		await workers.find(segments.flatMap(({ placements }) => placements));
 		const found = new Map(findings.map((finding) => [finding.shardId, finding]));
-		const explained = segments.map((segment) => this.#explainSegment(segment, found));
+		const suits = new Suits(workers.policyWorkers(), this.#deps.policy);
+		const explained = segments.map((segment) => this.#explainSegment(segment, { object, found, suits }));
 		const last = segments.at(-1);
 		const next = last !== undefined && last.index + 1 < object.segments ? last.index + 1 : null;
 		return {
@@ -262,8 +264,11 @@ export class ObjectService implements Objects {
 		return state === 'lost' || state === 'unknown' || state === 'suspect' ? 'unreachable' : 'ok';
 	}
 
-	#explainSegment(segment: Segment, found: ReadonlyMap<ShardId, Finding>) {
+	#explainSegment(segment: Segment, o: { object: ObjectRow; found: ReadonlyMap<ShardId, Finding>; suits: Suits }) {
 		const { workers } = this.#deps;
+		const { found } = o;
+		const { was } = segment;
+		const wanted = o.suits.wanted(segment, o.object.sizeBytes);
 		const byIndex = new Map(segment.placements.map((placement) => [placement.shardIndex, placement]));
 		const shards = Array.from({ length: segment.n }, (_, index) => {
 			const placement = byIndex.get(index);
@@ -286,6 +291,8 @@ export class ObjectService implements Objects {
 			n: segment.n,
 			k: segment.k,
 			because: segment.because,
+			was: was === undefined ? null : { ...codeOf(was), until: new Date(was.untilMs).toISOString() },
+			wanted: wanted === null ? null : { ...codeOf(wanted.choice), why: wanted.why },
 			codec: segment.codec,
 			cell_bytes: segment.cellBytes,
 			cells: segment.cells,
@@ -293,6 +300,10 @@ export class ObjectService implements Objects {
 			shards,
 		};
 	}
+}
+
+function codeOf({ n, k, because }: { n: number; k: number; because: string }) {
+	return { n, k, because };
 }
 
 function infoFrom(row: ObjectRow, manifest: Manifest): ObjectInfo {

@@ -62,6 +62,10 @@ export interface ObjectExplanation {
 		readonly n: number;
 		readonly k: number;
 		readonly because: string;
+		/** How it was cut before it was encoded anew; null: never. */
+		readonly was: { readonly n: number; readonly k: number; readonly because: string; readonly until: string } | null;
+		/** How it should be cut for the cluster and the policy as they are by now; null: as it is. */
+		readonly wanted: { readonly n: number; readonly k: number; readonly because: string; readonly why: string } | null;
 		readonly codec: string;
 		readonly cell_bytes: number;
 		readonly cells: number;

@@ -34,6 +34,7 @@ import type {
 	ObjectRow,
 	QueuedDeletion,
 	RedundancyRows,
+	Reencoded,
 	RepairDone,
 	RepairItem,
 	StoreCounts,
@@ -47,6 +48,7 @@ import type {
 import {
 	alreadyCommitted,
 	checkCommit,
+	checkReencoded,
 	cursorOf,
 	keyTaken,
 	leaseLost,
@@ -472,6 +474,39 @@ export class MemoryMetadataStore implements MetadataStore {
 		const { objectId } = item;
 		data.placed.set(placement.shardId, { ...placement, objectId, segment: item.segment, shardIndex });
 		data.repairs.delete(itemKey(item));
+		this.#discardIntent(uploadId);
+	}
+
+	async reencoded(done: Reencoded, uploadId: UploadId, lease?: Lease): Promise<void> {
+		const data = this.#open;
+		this.#check(lease);
+		checkReencoded(done);
+		const { objectId, versionId, fromEncodingId, nowMs } = done;
+		const segment = copySegment(done.segment);
+		const { index, placements } = segment;
+		if (placements.some(({ shardId }) => data.placed.has(shardId))) return;
+		const intent = this.#intent(uploadId);
+		for (const { shardId, workerId } of placements) {
+			if (intent.shards.get(shardId) !== workerId) throw neverNamed(shardId);
+		}
+		const stored = data.objects.get(objectId);
+		const old = stored?.segments[index];
+		if (stored?.row.versionId !== versionId || old?.encodingId !== fromEncodingId) {
+			this.#discardIntent(uploadId);
+			throw segmentGone();
+		}
+		for (const { shardId, workerId } of old.placements) {
+			data.placed.delete(shardId);
+			data.findings.delete(shardId);
+			this.#queueDeletion(shardId, workerId);
+		}
+		for (const [at, item] of data.repairs) {
+			if (item.objectId === objectId && item.segment === index) data.repairs.delete(at);
+		}
+		for (const placement of placements) data.placed.set(placement.shardId, { ...placement, objectId, segment: index });
+		const { codec, k, n, encodingId, roots, because } = segment;
+		const was = { k: old.k, n: old.n, because: old.because, untilMs: nowMs };
+		stored.segments[index] = { ...old, codec, k, n, encodingId, roots, because, placements, was };
 		this.#discardIntent(uploadId);
 	}
 

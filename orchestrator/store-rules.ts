@@ -6,7 +6,7 @@
 import { DistroError } from '../core/errors.ts';
 import { isId, type ObjectId, type ShardId, type UploadId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Commit, TrashedObject } from './store.ts';
+import type { Commit, Reencoded, TrashedObject } from './store.ts';
 
 /** Refuses, as `invalid`, what no row can hold exactly. */
 export function checkCommit({ object, segments }: Commit): void {
@@ -25,6 +25,15 @@ export function checkCommit({ object, segments }: Commit): void {
 				`segment ${position} is not what can be stored: its shards or its place are wrong`,
 			);
 		}
+	}
+}
+
+/** Refuses, as `invalid`, an encoding that is not whole. */
+export function checkReencoded({ segment }: Reencoded): void {
+	const isWhole = segment.placements.length === segment.n && missingIndexes(segment).length === 0;
+	const isApart = new Set(segment.placements.map(({ workerId }) => workerId)).size === segment.n;
+	if (!isWhole || !isApart) {
+		throw new DistroError('invalid', 'a new encoding takes over with all of its shards, each on a worker of its own');
 	}
 }
 

@@ -9,6 +9,7 @@ import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
 import * as leases from './store-sqlite-leases.ts';
 import * as objects from './store-sqlite-objects.ts';
 import * as redundancy from './store-sqlite-redundancy.ts';
+import * as reencodings from './store-sqlite-reencodings.ts';
 import * as repairs from './store-sqlite-repairs.ts';
 import { type Sql, sqliteError } from './store-sqlite-sql.ts';
 import * as trash from './store-sqlite-trash.ts';
@@ -55,6 +56,7 @@ export const WRITES = {
 	addFindings: repairs.addFindings,
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,
+	reencoded: reencodings.reencoded,
 	saveWorker: workers.saveWorker,
 	sawWorkers: workers.sawWorkers,
 	renameWorker: workers.renameWorker,

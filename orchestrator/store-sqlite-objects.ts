@@ -4,7 +4,7 @@
  */
 
 import type { ClusterId, ObjectId, VersionId } from '../core/ids.ts';
-import type { Placement, Segment } from '../core/model/segment.ts';
+import type { FormerCode, Placement, Segment } from '../core/model/segment.ts';
 import type { ClusterKeyRow, ClusterRow, ObjectPage, ObjectRow, StoreCounts } from './store.ts';
 import { cursorOf, parseCursor } from './store-rules.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
@@ -91,9 +91,11 @@ export function objectNoOf(sql: Sql, versionId: VersionId): number | null {
 	return row?.objectNo ?? null;
 }
 
-type SegmentRecord = Omit<Segment, 'endRecord' | 'roots' | 'placements'> & {
+type SegmentRecord = Omit<Segment, 'endRecord' | 'roots' | 'placements' | 'was'> & {
 	readonly endRecord: Uint8Array;
 	readonly roots: Uint8Array;
+	/** JSON. */
+	readonly was: string | null;
 };
 
 /** Of one object. Ranges, because SQLite prepares a statement with `LIMIT ?` anew for each value: 13 of 18 µs. */
@@ -101,7 +103,7 @@ export function segmentsOf(sql: Sql, objectNo: number, options: { fromSegment: n
 	const lastSegment = options.fromSegment + options.limit - 1;
 	const records = sql.all<SegmentRecord>(
 		`SELECT segment AS "index", codec, k, n, cell_bytes AS cellBytes, cells, last_cell_bytes AS lastCellBytes,
-				seal_id AS sealId, encoding_id AS encodingId, end_record AS endRecord, roots, because
+				seal_id AS sealId, encoding_id AS encodingId, end_record AS endRecord, roots, because, was
 			FROM segments WHERE object_no = ? AND segment BETWEEN ? AND ? ORDER BY segment`,
 		objectNo,
 		options.fromSegment,
@@ -119,11 +121,12 @@ export function segmentsOf(sql: Sql, objectNo: number, options: { fromSegment: n
 	for (const { segment, shardIndex, workerId, shardId } of placements) {
 		bySegment.get(segment)?.push({ shardIndex, workerId, shardId });
 	}
-	return records.map((record) => ({
+	return records.map(({ was, ...record }) => ({
 		...record,
 		endRecord: bufferOf(record.endRecord),
 		roots: bufferOf(record.roots),
 		placements: bySegment.get(record.index) ?? [],
+		...(was === null ? {} : { was: JSON.parse(was) as FormerCode }),
 	}));
 }
 

@@ -82,8 +82,11 @@ export function repairs(sql: Sql, options: { nowMs: number; limit: number }): re
 	);
 }
 
-/** The object's number, while the segment still has the encoding that the item was queued for. */
-function encodedAs(sql: Sql, { objectId, versionId, segment, encodingId }: RepairItem): number | null {
+/** The object's number, while the segment still has that encoding. */
+export function encodedAs(
+	sql: Sql,
+	{ objectId, versionId, segment, encodingId }: Pick<RepairItem, 'objectId' | 'versionId' | 'segment' | 'encodingId'>,
+): number | null {
 	const row = sql.get<{ objectNo: number }>(
 		`SELECT object_no AS objectNo FROM objects JOIN segments USING (object_no)
 			WHERE object_id = ? AND version_id = ? AND segment = ? AND encoding_id = ?`,

@@ -289,6 +289,10 @@ const MIGRATIONS: readonly string[] = [
 			trash_objects = trash_objects - 1, trash_bytes = trash_bytes - new.size_bytes;
 	END;
 	`,
+	`
+	-- How a segment was cut before it was encoded anew, for people: JSON.
+	ALTER TABLE segments ADD COLUMN was TEXT;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */

@@ -4,6 +4,7 @@
  */
 
 import type { ObjectId, ShardId, UploadId } from '../core/ids.ts';
+import type { Segment } from '../core/model/segment.ts';
 import type { Commit, Idempotency, IdempotencyClaim, IntendedShard, IntentRow, Lease, ObjectRow } from './store.ts';
 import {
 	alreadyCommitted,
@@ -151,16 +152,7 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 			segment.because,
 			setNos[segment.index] as number,
 		);
-		for (const { shardIndex, shardId, workerId } of segment.placements) {
-			sql.run(
-				'INSERT INTO placements (object_no, segment, shard_index, shard_id, worker_id) VALUES (?, ?, ?, ?, ?)',
-				objectNo,
-				segment.index,
-				shardIndex,
-				shardId,
-				workerId,
-			);
-		}
+		insertPlacements(sql, objectNo, segment);
 		const missing = missingIndexes(segment);
 		for (const shardIndex of missing) {
 			sql.run(
@@ -172,6 +164,19 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 				nowMs,
 			);
 		}
+	}
+}
+
+export function insertPlacements(sql: Sql, objectNo: number, { index, placements }: Segment): void {
+	for (const { shardIndex, shardId, workerId } of placements) {
+		sql.run(
+			'INSERT INTO placements (object_no, segment, shard_index, shard_id, worker_id) VALUES (?, ?, ?, ?, ?)',
+			objectNo,
+			index,
+			shardIndex,
+			shardId,
+			workerId,
+		);
 	}
 }
 

@@ -172,6 +172,7 @@ describe('the database file', () => {
 		const db = new DatabaseSync(path);
 		db.exec(`${WITHOUT_TRASH}
 			DROP TABLE move; DROP TABLE jobs; DROP TABLE worker_sets; DROP TABLE spreads; DROP INDEX segments_set;
+			ALTER TABLE segments DROP COLUMN was;
 			ALTER TABLE segments DROP COLUMN set_no;
 			ALTER TABLE objects DROP COLUMN spread_no;
 			ALTER TABLE workers DROP COLUMN duty;

@@ -21,6 +21,7 @@ import type {
 	Lease,
 	MetadataStore,
 	ObjectRow,
+	Reencoded,
 	RepairDone,
 	RepairItem,
 	WorkerFigures,
@@ -177,6 +178,10 @@ export class SqliteMetadataStore implements MetadataStore {
 
 	async repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void> {
 		await this.#call('repairDone', done, uploadId, lease);
+	}
+
+	async reencoded(done: Reencoded, uploadId: UploadId, lease?: Lease): Promise<void> {
+		await this.#call('reencoded', done, uploadId, lease);
 	}
 
 	redundancyRows() {

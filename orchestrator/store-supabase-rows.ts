@@ -8,7 +8,7 @@ import type { DeletionAction, DeletionEntry, DeletionHead } from '../core/crypto
 import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
-import type { CodecId, Segment } from '../core/model/segment.ts';
+import type { CodecId, FormerCode, Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -19,6 +19,7 @@ import type {
 	JobRow,
 	ObjectRow,
 	RedundancyRows,
+	Reencoded,
 	RepairItem,
 	StoredSegment,
 	TrashedObject,
@@ -77,7 +78,7 @@ export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: 
 			inline: object.inline === null ? null : base64(object.inline),
 		},
 		sets,
-		segments: segments.map(({ placements: _, ...segment }, at) => ({
+		segments: segments.map(({ placements: _, was: __, ...segment }, at) => ({
 			...segment,
 			set: setOf[at],
 			because: readable(segment.because),
@@ -102,6 +103,16 @@ export function commitArgs({ object, segments, abandoned, idempotency, nowMs }: 
 						fingerprint: storable(idempotency.fingerprint),
 						expiresAtMs: idempotency.expiresAtMs,
 					},
+		nowMs,
+	};
+}
+
+export function reencodedArgs({ segment, nowMs, ...from }: Reencoded) {
+	const { placements, index, codec, k, n, encodingId, roots, because } = segment;
+	return {
+		...from,
+		segment: { index, codec, k, n, encodingId, roots: base64(roots), because: readable(because) },
+		placements: placements.map(({ shardIndex, shardId, workerId }) => [shardIndex, shardId, workerId]),
 		nowMs,
 	};
 }
@@ -191,12 +202,14 @@ export interface SegmentJson {
 	readonly endRecord: string;
 	readonly roots: string;
 	readonly because: string;
+	readonly was: FormerCode | null;
 	readonly placements: readonly [number, string, string][];
 }
 
-export function toSegment(row: SegmentJson): Segment {
+export function toSegment({ was, ...row }: SegmentJson): Segment {
 	return {
 		...row,
+		...(was === null ? {} : { was }),
 		index: Number(row.index),
 		codec: row.codec as CodecId,
 		sealId: row.sealId as SealId,

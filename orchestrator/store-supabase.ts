@@ -29,6 +29,7 @@ import type {
 	ObjectRow,
 	QueuedDeletion,
 	RedundancyRows,
+	Reencoded,
 	RepairDone,
 	RepairItem,
 	StoreCounts,
@@ -39,7 +40,7 @@ import type {
 	WorkerRow,
 	WorkerSighting,
 } from './store.ts';
-import { checkCommit, cursorOf, parseCursor, parsePlace, trashCursorOf } from './store-rules.ts';
+import { checkCommit, checkReencoded, cursorOf, parseCursor, parsePlace, trashCursorOf } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
 import { connectSupabase, type SupabaseOptions } from './store-supabase-connect.ts';
@@ -342,6 +343,13 @@ class SupabaseMetadataStore implements MetadataStore {
 		const { shardId, workerId } = placement;
 		const args = { item, uploadId, shardId, workerId, nowMs };
 		const answer = await this.#write({ method: 'repairDone', args, key: uploadId, lease }, { uploadId });
+		if (answer !== null) throw refusalError({ word: (answer as { refused: string }).refused, detail: '' }, {});
+	}
+
+	async reencoded(done: Reencoded, uploadId: UploadId, lease?: Lease): Promise<void> {
+		checkReencoded(done);
+		const args = { ...rows.reencodedArgs(done), uploadId };
+		const answer = await this.#write({ method: 'reencoded', args, key: uploadId, lease }, { uploadId });
 		if (answer !== null) throw refusalError({ word: (answer as { refused: string }).refused, detail: '' }, {});
 	}
 

@@ -841,6 +841,126 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 			});
 		});
 
+		describe('another encoding', () => {
+			const renamed = async (
+				upload: Upload,
+				o: { segment?: number; k?: number; n?: number; workers?: readonly WorkerId[] } = {},
+			) => {
+				const { k = 2, n = 3, segment = 0 } = o;
+				const reencoding = make.reencoding(upload, { k, n, segment, workers: o.workers ?? workers });
+				const { uploadId, shards } = reencoding;
+				await store.begin({ uploadId, objectId: upload.objectId, shards, expiresAtMs: NOW_MS + 1_000 });
+				return reencoding;
+			};
+
+			test('takes the place of the old one: rows, sets, findings and repairs; the old shards are deleted', async () => {
+				const upload = await make.store(store, workers, { segments: 3, missing: [5] });
+				await store.addFindings([finding(upload, 1, 2), finding(upload, 2, 0)]);
+				const before = await deletions();
+				const { done, uploadId, shards } = await renamed(upload, { segment: 1 });
+				await store.reencoded(done, uploadId);
+				await store.reencoded(done, uploadId);
+				const segments = (await stored(upload))?.segments as Segment[];
+				const from = upload.commit.segments[1] as Segment;
+				const { k, n, because } = from;
+				expect(segments).toEqual([
+					upload.commit.segments[0],
+					{ ...done.segment, was: { k, n, because, untilMs: done.nowMs } },
+					upload.commit.segments[2],
+				]);
+				expect(await store.object(upload.objectId)).toEqual(upload.commit.object);
+				expect(await deletions()).toEqual([...before, ...idsOf(from.placements)].sort());
+				expect(await store.findings(upload.versionId)).toEqual([finding(upload, 2, 0)]);
+				expect((await dueItems()).map(({ segment, shardIndex }) => [segment, shardIndex]).sort()).toEqual([
+					[0, 5],
+					[2, 0],
+					[2, 5],
+				]);
+				expect(await store.counts()).toMatchObject({ intents: 0, repairs: 3 });
+				await checkRedundancy(store);
+				expect(idsOf(done.segment.placements)).toEqual(idsOf(shards));
+				// And again, from copies to a wide code; only the last one is remembered.
+				const next = await renamed({ ...upload, commit: { ...upload.commit, segments: [done.segment] } });
+				const wide = { ...next.done, segment: { ...next.done.segment, index: 1 } };
+				await store.reencoded(wide, next.uploadId);
+				store = await opened.reopen();
+				const again = (await stored(upload))?.segments[1];
+				expect(again?.was).toEqual({ k: 2, n: 3, because: done.segment.because, untilMs: wide.nowMs });
+			});
+
+			test('of an object with one segment moves it to another spread', async () => {
+				const upload = await make.store(store, workers, { k: 1, n: 2 });
+				const { done, uploadId } = await renamed(upload, { k: 4, n: 6 });
+				await store.reencoded(done, uploadId);
+				await checkRedundancy(store);
+				const { sets, spreads } = await store.redundancyRows();
+				expect(sets).toMatchObject([{ k: 4, n: 6, segments: 1 }]);
+				expect(spreads).toMatchObject([{ setIds: [sets[0]?.setId], objects: 1 }]);
+			});
+
+			test('of an encoding that was replaced meanwhile: its shards are deleted, the segment stays', async () => {
+				const upload = await make.store(store, workers);
+				const first = await renamed(upload);
+				const second = await renamed(upload, { k: 3, n: 5 });
+				await store.reencoded(first.done, first.uploadId);
+				const before = await deletions();
+				await refused('conflict', store.reencoded(second.done, second.uploadId));
+				expect((await stored(upload))?.segments[0]?.encodingId).toBe(first.done.segment.encodingId);
+				expect(await deletions()).toEqual([...before, ...idsOf(second.shards)].sort());
+				expect((await store.counts()).intents).toBe(0);
+			});
+
+			test('of an object that is gone: its shards are deleted', async () => {
+				const upload = await make.store(store, workers);
+				const { done, uploadId, shards } = await renamed(upload);
+				await store.deleteObject(upload.objectId, atOnce());
+				const before = await deletions();
+				await refused('conflict', store.reencoded(done, uploadId));
+				expect(await deletions()).toEqual([...before, ...idsOf(shards)].sort());
+			});
+
+			test('needs all its shards, named by an open intent', async () => {
+				const upload = await make.store(store, workers);
+				const { done, uploadId } = await renamed(upload);
+				const { placements } = done.segment;
+				const lacking = { ...done, segment: { ...done.segment, placements: placements.slice(1) } };
+				await refused('invalid', store.reencoded(lacking, uploadId));
+				const [first, ...others] = placements as [Segment['placements'][number]];
+				const unnamed = { ...done.segment, placements: [{ ...first, shardId: make.id<ShardId>() }, ...others] };
+				await refused('invalid', store.reencoded({ ...done, segment: unnamed }, uploadId));
+				await store.abort(uploadId, NOW_MS);
+				await refused('expired', store.reencoded(done, uploadId));
+				expect((await stored(upload))?.segments).toEqual(upload.commit.segments);
+				await checkRedundancy(store);
+			});
+
+			test('under a lease that was lost nothing changes', async () => {
+				const upload = await make.store(store, workers);
+				const { done, uploadId } = await renamed(upload);
+				await refused('expired', store.reencoded(done, uploadId, { name: 'reencode', fencing: 7 }));
+				expect((await stored(upload))?.segments).toEqual(upload.commit.segments);
+			});
+
+			test('and a repair of the old one at once: one of them has the segment', async () => {
+				for (let round = 0; round < 10; round++) {
+					const upload = await make.store(store, workers, { missing: [0] });
+					const item = (await dueItems()).find(({ versionId }) => versionId === upload.versionId) as RepairItem;
+					const repair = await rebuilt(item, workers[0] as WorkerId);
+					const { done, uploadId } = await renamed(upload);
+					const calls = [
+						() => store.reencoded(done, uploadId),
+						() => store.repairDone(repair.done, repair.uploadId).catch(() => {}),
+					];
+					await Promise.all((round % 2 === 0 ? calls : calls.toReversed()).map((call) => call()));
+					expect((await stored(upload))?.segments[0]?.placements).toEqual(done.segment.placements);
+				}
+				await checkRedundancy(store);
+				const placed = (await store.list({ limit: 100, after: null })).objects;
+				expect(placed).toHaveLength(10);
+				expect((await store.counts()).repairs).toBe(0);
+			});
+		});
+
 		describe('redundancy', () => {
 			const BYTES = 16 * 69_632 + 4_097;
 			const on = (k: number, n: number, indexes: readonly number[]) =>

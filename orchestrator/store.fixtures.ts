@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
-import type { Commit, IntendedShard, MetadataStore, RepairItem, WorkerRow } from './store.ts';
+import type { Commit, IntendedShard, MetadataStore, Reencoded, RepairItem, WorkerRow } from './store.ts';
 
 export interface Upload {
 	/** Every shard of the upload, segment by segment, also those that the commit leaves out. */
@@ -26,6 +26,12 @@ export interface UploadShape {
 	readonly nowMs?: number;
 	readonly sizeBytes?: number;
 	readonly idempotency?: { readonly key: string; readonly fingerprint: string };
+}
+
+export interface Reencoding {
+	readonly done: Reencoded;
+	readonly uploadId: UploadId;
+	readonly shards: readonly IntendedShard[];
 }
 
 export const NOW_MS = 1_760_000_000_000;
@@ -129,6 +135,35 @@ export class Fixtures {
 			nowMs,
 		};
 		return { shards, commit, uploadId, objectId, versionId };
+	}
+
+	/** An upload's segment in another encoding, one shard on each of these workers, from the first on. */
+	reencoding(upload: Upload, o: { segment?: number; k: number; n: number; workers: readonly WorkerId[] }): Reencoding {
+		const { k, n } = o;
+		const from = upload.commit.segments[o.segment ?? 0] as Segment;
+		const placements = Array.from({ length: n }, (_, shardIndex) => ({
+			shardIndex,
+			workerId: o.workers[shardIndex] as WorkerId,
+			shardId: this.id<ShardId>(),
+		}));
+		const { objectId, versionId, commit } = upload;
+		const done: Reencoded = {
+			objectId,
+			versionId,
+			fromEncodingId: from.encodingId,
+			segment: {
+				...from,
+				codec: k === 1 ? 'replicate' : 'rs-ronomon-6',
+				k,
+				n,
+				encodingId: this.id<EncodingId>(),
+				roots: this.bytes(32 * n),
+				because: `${k}+${n - k} by now`,
+				placements,
+			},
+			nowMs: commit.nowMs + 5,
+		};
+		return { done, uploadId: this.id<UploadId>(), shards: placements };
 	}
 
 	/** Begun and committed. */

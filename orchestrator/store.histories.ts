@@ -38,6 +38,7 @@ const step = fc.record({
 		'defer',
 		'repair',
 		'repair',
+		'reencode',
 	),
 	pick: fc.nat(1_000),
 	other: fc.nat(1_000),
@@ -78,6 +79,12 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 			missing: [[], [0], [1, 3]][other % 3] as number[],
 			nowMs,
 			...(other % 4 === 0 ? { idempotency: { key: `key ${other % 3}`, fingerprint: 'f' } } : {}),
+		});
+		const anew = make.reencoding(upload ?? fresh, {
+			segment: upload === undefined ? 0 : other % upload.commit.segments.length,
+			k: 1 + (other % 3),
+			n: 4 + (other % 2),
+			workers: workers.slice(pick % 2),
 		});
 		const shardId = make.id<ShardId>();
 		const repairUploadId = make.id<UploadId>();
@@ -122,6 +129,15 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 					return store.deletionsDone(shard.workerId, [shard.shardId]);
 				case 'finding':
 					return store.addFindings([{ ...shard, kind: 'corrupt', detail: `${other}`, foundAtMs: nowMs }]);
+				case 'reencode': {
+					const now = await store.objectWithSegments(upload.objectId, { fromSegment: 0, limit: 9 });
+					const from = now?.segments[anew.done.segment.index];
+					const { objectId } = upload;
+					await store.begin({ uploadId: anew.uploadId, objectId, shards: anew.shards, expiresAtMs: nowMs + 9 });
+					// Now and then of one that is not there any more.
+					const fromEncodingId = (other % 5 === 0 ? undefined : from?.encodingId) ?? anew.done.fromEncodingId;
+					return store.reencoded({ ...anew.done, fromEncodingId, nowMs }, anew.uploadId);
+				}
 				case 'defer':
 					return item === undefined ? null : store.deferRepair(item, nowMs + other);
 				case 'repair': {

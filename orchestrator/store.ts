@@ -8,7 +8,7 @@
  * one per segment and per shard; no row grows with an object. All times come from the caller as `nowMs`; callers that share a
  * store take them from its clock (store-clock.ts). Calls take effect
  * in the order in which they were made; a read that was made after a write was answered sees it. What may be asked
- * again after a lost answer (begin, commit, abort, repairDone, the queues) gives the same result.
+ * again after a lost answer (begin, commit, abort, repairDone, reencoded, the queues) gives the same result.
  */
 
 import type { Deletion, DeletionEntry, DeletionHead } from '../core/crypto/deletion-log.ts';
@@ -150,6 +150,16 @@ export interface RepairItem {
 export interface RepairDone {
 	readonly item: RepairItem;
 	readonly placement: Placement;
+	readonly nowMs: number;
+}
+
+/** A segment's new encoding takes the place of the one that it was made from. */
+export interface Reencoded {
+	readonly objectId: ObjectId;
+	readonly versionId: VersionId;
+	readonly fromEncodingId: EncodingId;
+	/** Same index, seal and cells; another encoding, with all of its shards placed. */
+	readonly segment: Segment;
 	readonly nowMs: number;
 }
 
@@ -306,6 +316,15 @@ export interface MetadataStore {
 	 * The new shard must have been named by `begin` under its own upload id, which this closes.
 	 */
 	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;
+
+	/**
+	 * The segment is that encoding from now on: code, roots and placements are replaced, what was known to be wrong with the
+	 * old shards or missing of them is forgotten, they go to the delete queue, and `was` says how it was cut before. `conflict`
+	 * when the object is gone or the segment has another encoding by now (the new shards go to the delete queue then);
+	 * `invalid` when shards are lacking or no intent named them. As repairDone it closes the intent of the new shards, and
+	 * answers the same when it is asked again.
+	 */
+	reencoded(done: Reencoded, uploadId: UploadId, lease?: Lease): Promise<void>;
 
 	/**
 	 * All worker sets that have segments (those of the trash as well), and all spreads that have objects (without them), from one moment. Kept by the transactions

@@ -8,7 +8,7 @@
 
 import { createHash } from 'node:crypto';
 import type { WorkerId } from '../ids.ts';
-import { isReachable, type WorkerState } from './health.ts';
+import { isReachable, segmentHealth, type WorkerState } from './health.ts';
 import { MIN_FREE_BYTES, type RedundancyPolicy } from './redundancy.ts';
 import type { SetCount } from './redundancy-report.ts';
 
@@ -84,6 +84,18 @@ export function planDepartures(
 		}
 	}
 	return { moves: moves.sort((a, b) => a.spare - b.spare || compare(a.set.setId, b.set.setId)), stuck };
+}
+
+/** Whether there are segments at risk that repair can do something for now. */
+export function isRepairUrgent(sets: readonly SetCount[], workers: readonly MendWorker[]): boolean {
+	const byId = new Map(workers.map((worker) => [worker.workerId, worker]));
+	return sets.some((set) => {
+		const { n, k } = set;
+		if (segmentHealth({ n, k, placed: liveOf(set, byId).length }) !== 'at_risk') return false;
+		if (set.workers.length < n && successor({ set, from: null, workers }) !== null) return true;
+		const lost = set.workers.filter((workerId) => (byId.get(workerId)?.state ?? 'lost') === 'lost');
+		return lost.some((from) => successor({ set, from, workers }) !== null);
+	});
 }
 
 /** First what breaks the zone rule, then what evens out. */

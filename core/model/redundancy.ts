@@ -118,7 +118,7 @@ function choose(size: SegmentSize, workers: readonly PolicyWorker[], policy: Red
 	const choices: Widened[] = [];
 	for (const k of K_STEPS) {
 		if (k > mostK || k > size.cells || (k > 4 && count < WIDE_WORKERS) || !rowsFit(k, size)) continue;
-		const least = Math.max(1, k > 1 ? Math.ceil(k / 2) : 0, tolerance);
+		const least = leastParity(k, count, policy);
 		const most = mostParity(k, size);
 		const m = leastZoneSafe({ k, least, most, count, pool, policy });
 		if (m === null) continue;
@@ -138,6 +138,36 @@ function choose(size: SegmentSize, workers: readonly PolicyWorker[], policy: Red
 		...(chosen.holds ? [] : [`the target of ${policy.dataLossPerYear} a year is out of reach with these workers`]),
 	];
 	return { n, k, m, candidates: pool.candidates, because: `${k}+${m} because ${reasons.join(', ')}` };
+}
+
+/**
+ * Whether a segment that is cut so keeps the hard rules on these workers: it has room on them, and whatever must be able to
+ * fail may.
+ */
+export function keepsHardRules(
+	{ k, m }: { readonly k: number; readonly m: number },
+	workers: readonly PolicyWorker[],
+	policy: RedundancyPolicy,
+): boolean {
+	const pool = eligible(workers);
+	const count = pool.candidates.length;
+	if (k + m > count) return false;
+	if (policy.fixed !== undefined) return m >= policy.fixed.parityShards;
+	if (m === 0) return workers.length === 1;
+	return m >= leastParity(k, count, policy) && zonesHold(k + m, pool, policy) <= m;
+}
+
+/** Workers that n shards may be given to now: the slow ones only where the others don't suffice. Throws as `chooseRedundancy`. */
+export function takersFor(n: number, workers: readonly PolicyWorker[]): readonly PolicyWorker[] {
+	const pool = eligible(workers);
+	const takers = pool.candidates.length >= n ? pool.candidates : pool.roomy;
+	if (takers.length < n) throw nothingSafe(workers.length, pool);
+	return takers;
+}
+
+/** Parity that k data shards must have whatever the zones are. */
+function leastParity(k: number, count: number, policy: RedundancyPolicy): number {
+	return Math.max(1, k > 1 ? Math.ceil(k / 2) : 0, Math.min(policy.tolerate.workers, Math.floor(count / 2)));
 }
 
 /** Whether a slot holds whole rows of k: of a segment that goes on it must be full of them. */
@@ -167,6 +197,8 @@ export function largestCode(
 
 interface Pool {
 	readonly candidates: readonly PolicyWorker[];
+	/** With those that are too slow just now. */
+	readonly roomy: readonly PolicyWorker[];
 	readonly zones: number;
 	readonly notes: readonly string[];
 	readonly full: number;
@@ -192,7 +224,7 @@ function eligible(workers: readonly PolicyWorker[]): Pool {
 	const typicalMs = medianMs(candidates.map(({ latencyMs }) => latencyMs));
 	const slow = typicalMs >= SLOW_CLUSTER_MS;
 	if (slow) notes.push(`they take ${Math.round(typicalMs)} ms to answer`);
-	return { candidates, zones: new Set(candidates.map(({ zone }) => zone)).size, notes, full, slow };
+	return { candidates, roomy, zones: new Set(candidates.map(({ zone }) => zone)).size, notes, full, slow };
 }
 
 /** Workers with a latency above this are far off the median. */
@@ -212,7 +244,12 @@ function wantedK(size: SegmentSize): { k: number; why: string } {
 	const bytes = sizeBytes ?? atMostBytes;
 	if (bytes === null) return { k: POLICY_MAX_K, why: 'its size is not known yet' };
 	const why = sizeBytes === null ? `at most ${bytes} bytes were announced` : `it has ${bytes} bytes`;
-	return { k: bytes <= 16 * MiB ? 4 : POLICY_MAX_K, why };
+	return { k: isLargeObject(bytes) ? POLICY_MAX_K : 4, why };
+}
+
+/** Sizes on the same side get the same code. */
+export function isLargeObject(sizeBytes: number): boolean {
+	return sizeBytes > 16 * MiB;
 }
 
 function mayFail(workers: number, pool: Pool, policy: RedundancyPolicy): string {

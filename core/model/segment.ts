@@ -38,4 +38,13 @@ export interface Segment extends SegmentShape {
 	readonly because: string;
 	/** The shards that are durable; a missing index is in the repair queue. */
 	readonly placements: readonly Placement[];
+	/** How it was cut before it was encoded anew, for people. */
+	readonly was?: FormerCode | undefined;
+}
+
+export interface FormerCode {
+	readonly k: number;
+	readonly n: number;
+	readonly because: string;
+	readonly untilMs: number;
 }

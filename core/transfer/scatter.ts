@@ -43,6 +43,8 @@ export interface ScatterOptions {
 	readonly maxCells: number;
 	/** Durable shards that `finish` needs at least. */
 	readonly quorum: number;
+	/** After this workers refuse to keep a shard of it; default: a put's own. */
+	readonly deadlineMs?: number;
 	/** n targets in order of shard index; null: nobody for this one, it is left out from the start. */
 	readonly targets: readonly (ScatterTarget | null)[];
 	/** Another worker for a shard, durably intended; null when there is none. */
@@ -262,7 +264,7 @@ export class Scatter {
 					shardId: target.shardId,
 					cellBytes: this.#o.cellBytes,
 					maxBytes: maxRows * this.#o.cellBytes,
-					deadlineMs: PUT_DEADLINE_MS,
+					deadlineMs: this.#o.deadlineMs ?? PUT_DEADLINE_MS,
 				},
 				{
 					accepted: () => {

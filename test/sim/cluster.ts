@@ -18,6 +18,7 @@ import { Keyring } from '../../orchestrator/keyring.ts';
 import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
 import { ObjectService } from '../../orchestrator/objects.ts';
+import { reencodeJob } from '../../orchestrator/reencoding.ts';
 import { ScrubDesk } from '../../orchestrator/scrub.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from '../../orchestrator/store-clock.ts';
@@ -181,6 +182,7 @@ export class SimOrchestrator {
 			repairJob(mendDeps),
 			drainJob(mendDeps),
 			rebalanceJob(mendDeps),
+			reencodeJob({ ...mendDeps, settleMs: LOST_AFTER_MS, onOutcome: () => {} }),
 			watch.job,
 			auditJob({
 				workers: registry,
