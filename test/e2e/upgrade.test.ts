@@ -282,12 +282,9 @@ describe('what a newer release wrote', () => {
 		const api = new Api(c, fixture);
 		for (const file of [`${volume}/volume.json`, `${identity}/worker.json`])
 			expect(c.output()).toContain(`${join(dataDir, file)} was written by a newer release`);
-		await until(
-			() => /scrub\.json of this volume was written by a newer release/.test(logOf(scrub)),
-			{
-				what: 'scrubbing to say why it waits',
-			},
-		);
+		await until(() => /scrub\.json of this volume was written by a newer release/.test(logOf(scrub)), {
+			what: 'scrubbing to say why it waits',
+		});
 
 		// Everybody reads them: scrubbing, audits, and reads that decode since two workers are away.
 		await api.ask('/cluster/jobs/scrub/run', { method: 'POST' });
