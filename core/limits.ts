@@ -123,6 +123,13 @@ export const AUDITS_PER_HOUR = 60;
 /** An audit that is not answered after this says nothing but that. */
 export const AUDIT_DEADLINE_MS = 10_000;
 
+/** Each worker's shards are compared with the metadata this often (RECONCILE_PERIOD). */
+export const RECONCILE_PERIOD_MS = 7 * 24 * 60 * 60_000;
+/** Percent of a worker's shards that this may remove (RECONCILE_LIMIT): more is no waste, but the wrong metadata. */
+export const RECONCILE_LIMIT_PERCENT = 2;
+/** What was written later is left alone, whatever the metadata say: longer than any upload's intent and any clock's error. */
+export const RECONCILE_AGE_MS = 24 * 60 * 60_000;
+
 /** Bytes that a worker keeps free for trailers and its own records. */
 export const DISK_RESERVE_BYTES = 64 * MiB;
 

@@ -148,6 +148,8 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'REPAIR_LANES',
 		'REPAIR_SHARE',
 		'AUDITS_PER_HOUR',
+		'RECONCILE_PERIOD',
+		'RECONCILE_LIMIT',
 		'TOLERATE_WORKERS',
 		'TOLERATE_ZONES',
 		'DATA_LOSS_PER_YEAR',

@@ -53,7 +53,7 @@ async function readWithout(cluster: MemoryCluster, info: ObjectInfo, lost: reado
 	}));
 	for (const { workerId, shardId } of kept) transport.shardsOf(workerId).delete(shardId);
 	const findings = new Findings({
-		store: Object.assign(Object.create(cluster.store), { addFindings: async () => {} }),
+		store: Object.assign(Object.create(cluster.store), { addFindings: async () => [] }),
 		clock: deps.clock,
 		onReport: () => {},
 	});

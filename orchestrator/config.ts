@@ -16,6 +16,8 @@ import {
 	MEND_LANES,
 	MEND_SHARE_PERCENT,
 	OBJECT_MAX_BYTES,
+	RECONCILE_LIMIT_PERCENT,
+	RECONCILE_PERIOD_MS,
 	SUSPECT_AFTER_MS,
 	TRASH_PERIOD_MS,
 } from '../core/limits.ts';
@@ -52,6 +54,9 @@ export interface OrchestratorConfig {
 	readonly mendShare: number;
 	/** Of each worker; 0: none. */
 	readonly auditsPerHour: number;
+	readonly reconcilePeriodMs: number;
+	/** Of a worker's shards, the part that a reconcile may remove. */
+	readonly reconcileLimit: number;
 	readonly policy: RedundancyPolicy;
 	readonly logLevel: string;
 }
@@ -64,6 +69,7 @@ export interface SupabaseAddress {
 
 const MAX_LOST_AFTER_MS = 365 * 24 * 60 * 60_000;
 const MAX_TRASH_MS = 10 * 365 * 24 * 60 * 60_000;
+const RECONCILE_MIN_PERIOD_MS = 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
@@ -93,6 +99,11 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		mendLanes: reader.integer('REPAIR_LANES', MEND_LANES, { min: 1, max: 64 }),
 		mendShare: reader.integer('REPAIR_SHARE', MEND_SHARE_PERCENT, { min: 1, max: 100 }) / 100,
 		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),
+		reconcilePeriodMs: reader.duration('RECONCILE_PERIOD', RECONCILE_PERIOD_MS, {
+			min: RECONCILE_MIN_PERIOD_MS,
+			max: MAX_LOST_AFTER_MS,
+		}),
+		reconcileLimit: reader.integer('RECONCILE_LIMIT', RECONCILE_LIMIT_PERCENT, { min: 0, max: 100 }) / 100,
 		policy: readPolicy(reader),
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};

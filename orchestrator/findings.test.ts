@@ -15,6 +15,8 @@ const finding = () => ({
 	detail: 'test',
 });
 let written: Finding[];
+/** Placed elsewhere by now. */
+let moved: Set<ShardId>;
 let failure: DistroError | null;
 let reported: WorkerId[];
 let findings: Findings;
@@ -22,11 +24,13 @@ const clock = new ManualClock();
 
 beforeEach(() => {
 	written = [];
+	moved = new Set();
 	failure = null;
 	reported = [];
 	const addFindings = async (found: readonly Finding[]) => {
 		if (failure !== null) throw failure;
 		written.push(...found);
+		return found.map(({ shardId }) => shardId).filter((shardId) => !moved.has(shardId));
 	};
 	findings = new Findings({
 		store: { addFindings } as unknown as MetadataStore,
@@ -59,6 +63,20 @@ test('a shard that was rebuilt elsewhere and is found once more is not told agai
 	expect(findings.has(one.shardId)).toBe(false);
 	await findings.add([one]);
 	expect(reported).toHaveLength(1);
+});
+
+test('what is not placed there any more is not told, nor remembered: a read that began before a move', async () => {
+	const [read, audited] = [finding(), finding()];
+	moved = new Set([read.shardId, audited.shardId]);
+	findings.report(read);
+	expect(findings.has(read.shardId)).toBe(true);
+	await expect.poll(() => findings.has(read.shardId)).toBe(false);
+	await findings.add([audited]);
+	expect(findings.has(audited.shardId)).toBe(false);
+	expect(reported).toEqual([]);
+	moved.clear();
+	await findings.add([read]);
+	expect(reported).toEqual([read.workerId]);
 });
 
 test('a read’s report holds up nobody, is written once, and again when it was not written', async () => {

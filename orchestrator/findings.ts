@@ -27,19 +27,18 @@ export class Findings {
 	/** What a read saw. */
 	report(finding: Omit<Finding, 'foundAtMs'>): void {
 		if (this.#remembered.has(finding.shardId)) return;
-		if (this.#remember(finding.shardId)) this.#onReport(finding.kind, finding.workerId);
-		this.#store
-			.addFindings([{ ...finding, foundAtMs: this.#clock.nowMs() }])
-			// Not written: the next reader of that shard finds it again.
-			.catch(() => this.#remembered.delete(finding.shardId));
+		addBounded(this.#remembered, finding.shardId);
+		// Not written, or not placed there any more (the read began before it was moved): nothing is known of it.
+		this.add([finding]).catch(() => this.#remembered.delete(finding.shardId));
 	}
 
-	/** What scrubbing and audits found: durable when it resolves. */
+	/** What scrubbing, audits and reconcile found: durable when it resolves. Of what is not placed there nobody hears. */
 	async add(findings: readonly Omit<Finding, 'foundAtMs'>[]): Promise<void> {
 		const foundAtMs = this.#clock.nowMs();
-		await this.#store.addFindings(findings.map((finding) => ({ ...finding, foundAtMs })));
+		const placed = new Set(await this.#store.addFindings(findings.map((finding) => ({ ...finding, foundAtMs }))));
 		for (const { shardId, kind, workerId } of findings) {
-			if (this.#remember(shardId)) this.#onReport(kind, workerId);
+			if (!placed.has(shardId)) this.#remembered.delete(shardId);
+			else if (this.#remember(shardId)) this.#onReport(kind, workerId);
 		}
 	}
 

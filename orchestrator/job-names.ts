@@ -11,6 +11,7 @@ export const JOBS = {
 	reencode: 'encodes objects anew whose redundancy no longer suits the cluster or the policy',
 	audit: 'makes workers prove that they have a shard',
 	watch: 'keeps the record of each worker: uptime, losses, audits',
+	reconcile: 'compares what workers have with what the metadata knows: deletes what is unknown, finds what is gone',
 	scrub: 'workers read all their shards again',
 } as const;
 export type JobName = keyof typeof JOBS;

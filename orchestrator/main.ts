@@ -3,7 +3,7 @@
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { DistroError } from '../core/errors.ts';
-import { MEND_BUDGET_MIN_BYTES, MEND_BUDGET_PART } from '../core/limits.ts';
+import { MEND_BUDGET_MIN_BYTES, MEND_BUDGET_PART, RECONCILE_AGE_MS } from '../core/limits.ts';
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { bindGrpcServer, createGrpcServer } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
@@ -28,6 +28,7 @@ import { drainJob, isNeedless, type MendOutcome, rebalanceJob, repairJob } from 
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
+import { reconcileJob } from './reconcile.ts';
 import { type ReencodeOutcome, reencodeJob } from './reencoding.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
@@ -87,6 +88,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		pools: { clients: pool, repair: mendPool },
 		workers,
 		store,
+		jobs: jobControl,
 		tls,
 	});
 	const findings = new Findings({
@@ -218,6 +220,24 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		rebalanceJob(mendDeps),
 		reencodeJob(reencodeDeps),
 		watch.job,
+		reconcileJob({
+			store,
+			workers,
+			transport,
+			findings,
+			clock,
+			ageMs: RECONCILE_AGE_MS,
+			periodMs: config.reconcilePeriodMs,
+			limit: config.reconcileLimit,
+			onQueued: (count) => metrics.unknownShards.inc(count),
+			onStopped: ({ worker, why, shards, unknown }) =>
+				log.warn(
+					{ worker, shards, unknown },
+					`reconcile removed nothing from this worker: ${why} (docs/operations.md says what to do)`,
+				),
+			onSetAside: (workerId, error) =>
+				log.info({ worker: workers.name(workerId), err: error }, 'reconcile comes back to this worker later'),
+		}),
 		auditJob({
 			workers,
 			transport,

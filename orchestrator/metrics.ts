@@ -4,6 +4,7 @@ import { Counter, Gauge, Histogram } from 'prom-client';
 import type { ArenaPool } from '../platform/memory-pool.ts';
 import { createRegistry } from '../platform/metrics.ts';
 import type { TlsSource } from '../platform/tls.ts';
+import type { JobControl } from './job-control.ts';
 import type { MetadataStore } from './store.ts';
 import type { WorkerRegistry } from './workers.ts';
 
@@ -14,9 +15,10 @@ export function createOrchestratorMetrics(deps: {
 	pools: Readonly<Record<'clients' | 'repair', ArenaPool>>;
 	workers: WorkerRegistry;
 	store: MetadataStore;
+	jobs: JobControl;
 	tls: TlsSource;
 }) {
-	const { pools, workers, store, tls } = deps;
+	const { pools, workers, store, jobs, tls } = deps;
 	const registry = createRegistry({ role: 'orchestrator', name: deps.name });
 	const registers = [registry];
 	const gauge = (name: string, help: string, read: () => number) =>
@@ -83,6 +85,17 @@ export function createOrchestratorMetrics(deps: {
 			trashBytes.set(counts.trashBytes);
 		},
 	});
+	new Gauge({
+		name: 'distro_reconcile_stopped_workers',
+		help: 'Workers of which the last reconcile would have removed too much, and removed nothing',
+		registers,
+		async collect() {
+			this.reset();
+			const found = await jobs.list().catch(() => null);
+			const reconcile = found?.find(({ name }) => name === 'reconcile');
+			if (reconcile !== undefined) this.set(reconcile.progress.stuck?.length ?? 0);
+		},
+	});
 	const requests = new Histogram({
 		name: 'distro_http_request_duration_seconds',
 		help: 'HTTP requests by method, route and status',
@@ -136,6 +149,11 @@ export function createOrchestratorMetrics(deps: {
 		purgedObjects: new Counter({
 			name: 'distro_purged_objects_total',
 			help: 'Objects removed for good when their time in the trash was over',
+			registers,
+		}),
+		unknownShards: new Counter({
+			name: 'distro_unknown_shards_total',
+			help: 'Shards that workers had and nothing knew: queued for deletion',
 			registers,
 		}),
 		deletedShards: new Counter({

@@ -103,6 +103,9 @@ async function seed(file: string, objects: number): Promise<Upload[]> {
 		const claim = { owner, key: '', fingerprint: 'f', uploadId: open.uploadId, expiresAtMs: NOW_MS + 7 };
 		await store.claimIdempotency(claim, NOW_MS);
 	}
+	const formerly = make.worker('formerly');
+	await store.saveWorker(formerly);
+	await store.forgetWorker(formerly.workerId, NOW_MS);
 	await store.close();
 	// Opened by an orchestrator it ends what was under way: done once here, later openings change nothing.
 	await (await openSqliteStore({ path: file })).close();

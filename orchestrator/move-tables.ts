@@ -62,6 +62,11 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 		},
 	},
 	{
+		name: 'forgotten_workers',
+		key: ['worker_id'],
+		columns: { worker_id: 'id', forgotten_at_ms: 'integer' },
+	},
+	{
 		name: 'objects',
 		key: ['object_no'],
 		columns: {

@@ -28,6 +28,7 @@ import type {
 	IntendedShard,
 	IntentRow,
 	JobRow,
+	KnownShard,
 	Lease,
 	MetadataStore,
 	ObjectPage,
@@ -64,6 +65,7 @@ import {
 	stillPlaced,
 	storeClosed,
 	trashCursorOf,
+	workerForgotten,
 	workerTaken,
 } from './store-rules.ts';
 
@@ -96,6 +98,7 @@ export class MemoryMetadata {
 	/** Oldest first. */
 	readonly repairs = new Map<string, RepairItem>();
 	readonly workers = new Map<WorkerId, WorkerRow>();
+	readonly forgotten = new Map<WorkerId, number>();
 	readonly jobs = new Map<string, JobRow>();
 	readonly leases = new Map<string, { readonly holder: string; readonly fencing: number; readonly endsAtMs: number }>();
 }
@@ -132,6 +135,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		const data = this.#open;
 		const { uploadId, objectId, expiresAtMs } = intent;
 		if (data.uploads.has(uploadId)) throw alreadyCommitted(uploadId);
+		this.#checkWorkers(intent.shards);
 		if (!data.intents.has(uploadId)) {
 			data.intents.set(uploadId, { row: { uploadId, objectId, state: 'open', expiresAtMs }, shards: new Map() });
 		}
@@ -139,7 +143,14 @@ export class MemoryMetadataStore implements MetadataStore {
 	}
 
 	async extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void> {
+		this.#intent(uploadId);
+		this.#checkWorkers(shards);
 		this.#name(uploadId, shards);
+	}
+
+	#checkWorkers(shards: readonly IntendedShard[]): void {
+		const { forgotten, workers } = this.#data;
+		if (shards.some(({ workerId }) => forgotten.has(workerId) && !workers.has(workerId))) throw workerForgotten();
 	}
 
 	#name(uploadId: UploadId, shards: readonly IntendedShard[]): void {
@@ -385,6 +396,37 @@ export class MemoryMetadataStore implements MetadataStore {
 		for (const shardId of shardIds) if (deletions.get(shardId)?.workerId === workerId) deletions.delete(shardId);
 	}
 
+	async knownShards(
+		workerId: WorkerId,
+		options: { after: ShardId | null; limit: number },
+	): Promise<readonly KnownShard[]> {
+		const { placed, intents, deletions } = this.#open;
+		const known = new Map<ShardId, KnownShard>();
+		const add = (shardId: ShardId, holder: WorkerId, how: Partial<KnownShard>) => {
+			if (holder !== workerId || (options.after !== null && shardId <= options.after)) return;
+			const before = known.get(shardId) ?? { shardId, placed: false, intended: false, deleting: false };
+			known.set(shardId, { ...before, ...how });
+		};
+		for (const [shardId, placement] of placed) add(shardId, placement.workerId, { placed: true });
+		for (const { shards } of intents.values()) {
+			for (const [shardId, holder] of shards) add(shardId, holder, { intended: true });
+		}
+		for (const [shardId, item] of deletions) add(shardId, item.workerId, { deleting: true });
+		return [...known.values()].sort((a, b) => compare(a.shardId, b.shardId)).slice(0, options.limit);
+	}
+
+	async queueUnknown(workerId: WorkerId, shardIds: readonly ShardId[], _nowMs: number, lease?: Lease): Promise<number> {
+		const { placed, intents, deletions } = this.#open;
+		this.#check(lease);
+		const isIntended = (shardId: ShardId) =>
+			[...intents.values()].some(({ shards }) => shards.get(shardId) === workerId);
+		for (const shardId of shardIds) {
+			if (placed.has(shardId) || isIntended(shardId) || deletions.has(shardId)) continue;
+			deletions.set(shardId, { shardId, workerId, forGood: false });
+		}
+		return shardIds.filter((shardId) => deletions.get(shardId)?.workerId === workerId).length;
+	}
+
 	async counts(): Promise<StoreCounts> {
 		const { objects, intents, deletions, repairs } = this.#open;
 		const counts = { objects: 0, bytes: 0, trashObjects: 0, trashBytes: 0 };
@@ -395,8 +437,9 @@ export class MemoryMetadataStore implements MetadataStore {
 		return { ...counts, intents: intents.size, deletions: deletions.size, repairs: repairs.size };
 	}
 
-	async addFindings(findings: readonly Finding[]): Promise<void> {
+	async addFindings(findings: readonly Finding[]): Promise<readonly ShardId[]> {
 		const data = this.#open;
+		const added: ShardId[] = [];
 		for (const finding of findings) {
 			const placed = data.placed.get(finding.shardId);
 			const stored = placed === undefined ? undefined : data.objects.get(placed.objectId);
@@ -405,7 +448,9 @@ export class MemoryMetadataStore implements MetadataStore {
 			if (placed.workerId !== finding.workerId) continue;
 			data.findings.set(finding.shardId, finding);
 			this.#queueRepair(stored.row, segment, { shardIndex: placed.shardIndex, dueAtMs: finding.foundAtMs });
+			added.push(finding.shardId);
 		}
+		return added;
 	}
 
 	#queueRepair(object: ObjectRow, segment: Segment, due: { shardIndex: number; dueAtMs: number }): void {
@@ -621,8 +666,8 @@ export class MemoryMetadataStore implements MetadataStore {
 		if (known !== undefined) workers.set(workerId, { ...known, history });
 	}
 
-	async forgetWorker(workerId: WorkerId): Promise<boolean> {
-		const { workers, placed, deletions, intents } = this.#open;
+	async forgetWorker(workerId: WorkerId, nowMs: number): Promise<boolean> {
+		const { workers, placed, deletions, intents, forgotten } = this.#open;
 		const known = workers.get(workerId);
 		if (known === undefined) return false;
 		const named = [...intents.values()].flatMap(({ shards }) => [...shards.values()]);
@@ -630,7 +675,12 @@ export class MemoryMetadataStore implements MetadataStore {
 		if ([...named, ...placements].includes(workerId)) throw stillPlaced(known.name);
 		for (const [shardId, item] of deletions) if (item.workerId === workerId) deletions.delete(shardId);
 		workers.delete(workerId);
+		forgotten.set(workerId, nowMs);
 		return true;
+	}
+
+	async forgottenAt(workerId: WorkerId): Promise<number | null> {
+		return this.#open.forgotten.get(workerId) ?? null;
 	}
 
 	async jobs(): Promise<readonly JobRow[]> {

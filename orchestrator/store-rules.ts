@@ -125,6 +125,12 @@ export function stillPlaced(name: string): DistroError {
 	);
 }
 
+export function workerForgotten(): DistroError {
+	return new DistroError('unavailable', 'a worker that was to take a shard has just been forgotten: try again', {
+		retryAfterMs: 1_000,
+	});
+}
+
 export function leaseLost(name: string): DistroError {
 	return new DistroError(
 		'expired',

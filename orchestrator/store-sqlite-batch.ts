@@ -6,6 +6,7 @@
  */
 
 import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
+import * as known from './store-sqlite-known.ts';
 import * as leases from './store-sqlite-leases.ts';
 import * as objects from './store-sqlite-objects.ts';
 import * as redundancy from './store-sqlite-redundancy.ts';
@@ -27,6 +28,7 @@ export const READS = {
 	deletionLog: trash.deletionLog,
 	deletionHead: trash.deletionHead,
 	deletions: trash.deletions,
+	knownShards: known.knownShards,
 	counts: objects.counts,
 	findings: repairs.findings,
 	repairs: repairs.repairs,
@@ -35,6 +37,7 @@ export const READS = {
 	sampleSet: redundancy.sampleSet,
 	objectsOnSets: redundancy.objectsOnSets,
 	workers: workers.workers,
+	forgottenAt: workers.forgottenAt,
 	jobs: workers.jobs,
 	nowMs: () => Date.now(),
 };
@@ -53,6 +56,7 @@ export const WRITES = {
 	purgeObject: trash.purgeObject,
 	purgeTrash: trash.purgeTrash,
 	deletionsDone: trash.deletionsDone,
+	queueUnknown: known.queueUnknown,
 	addFindings: repairs.addFindings,
 	deferRepair: repairs.deferRepair,
 	repairDone: repairs.repairDone,

@@ -13,7 +13,8 @@ import { moveSegments } from './store-sqlite-sets.ts';
 import type { Sql } from './store-sqlite-sql.ts';
 import { closeIntent, queueDeletions } from './store-sqlite-uploads.ts';
 
-export function addFindings(sql: Sql, findings: readonly Finding[]): void {
+export function addFindings(sql: Sql, findings: readonly Finding[]): readonly ShardId[] {
+	const added: ShardId[] = [];
 	const marked = new Map<number, Set<number>>();
 	for (const { shardId, workerId, kind, detail, foundAtMs } of findings) {
 		const placed = sql.get<{ objectNo: number; segment: number; shardIndex: number }>(
@@ -44,8 +45,10 @@ export function addFindings(sql: Sql, findings: readonly Finding[]): void {
 		);
 		if (changes > 0) countSpares(sql, objectNo, segment);
 		marked.set(objectNo, (marked.get(objectNo) ?? new Set()).add(segment));
+		added.push(shardId);
 	}
 	for (const [objectNo, segments] of marked) moveSegments(sql, objectNo, segments);
+	return added;
 }
 
 function countSpares(sql: Sql, objectNo: number, segment: number): void {

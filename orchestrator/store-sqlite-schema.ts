@@ -293,6 +293,17 @@ const MIGRATIONS: readonly string[] = [
 	-- How a segment was cut before it was encoded anew, for people: JSON.
 	ALTER TABLE segments ADD COLUMN was TEXT;
 	`,
+	`
+	-- What a worker is known to have, in order of ids: reconcile compares it with what the worker says.
+	CREATE INDEX placements_worker ON placements (worker_id, shard_id);
+	CREATE INDEX intent_shards_worker ON intent_shards (worker_id, shard_id);
+	CREATE INDEX deletions_shard ON deletions (worker_id, shard_id);
+	-- Whatever they had by then no placement and no write named: it is nobody's if they come back.
+	CREATE TABLE forgotten_workers (
+		worker_id TEXT PRIMARY KEY,
+		forgotten_at_ms INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */

@@ -14,6 +14,7 @@ import {
 	neverNamed,
 	notOpen,
 	objectTaken,
+	workerForgotten,
 } from './store-rules.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { OBJECT_COLUMNS, type ObjectRecord, toObject } from './store-sqlite-objects.ts';
@@ -42,6 +43,13 @@ export function extend(sql: Sql, uploadId: UploadId, shards: readonly IntendedSh
 
 function nameShards(sql: Sql, uploadId: UploadId, shards: readonly IntendedShard[]): void {
 	for (const { shardId, workerId } of shards) {
+		// It would be placed on nobody, or be deleted by nobody.
+		const gone = sql.get(
+			`SELECT 1 FROM forgotten_workers WHERE worker_id = ?1
+				AND NOT EXISTS (SELECT 1 FROM workers WHERE worker_id = ?1)`,
+			workerId,
+		);
+		if (gone !== undefined) throw workerForgotten();
 		sql.run(
 			'INSERT INTO intent_shards (upload_id, shard_id, worker_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
 			uploadId,

@@ -79,20 +79,32 @@ export function saveHistory(sql: Sql, workerId: WorkerId, history: string, lease
 	sql.run('UPDATE workers SET history = ? WHERE worker_id = ?', history, workerId);
 }
 
-/** A placement is either good, so its worker is in the segment's set, or marked, so it is in the finding. */
-export function forgetWorker(sql: Sql, workerId: WorkerId): boolean {
+export function forgetWorker(sql: Sql, workerId: WorkerId, nowMs: number): boolean {
 	const known = sql.get<{ name: string }>('SELECT name FROM workers WHERE worker_id = ?', workerId);
 	if (known === undefined) return false;
 	const placed = sql.get(
-		`SELECT 1 FROM worker_sets WHERE instr(workers, ?1) > 0
-			UNION ALL SELECT 1 FROM findings WHERE worker_id = ?1
+		`SELECT 1 FROM placements WHERE worker_id = ?1
 			UNION ALL SELECT 1 FROM intent_shards WHERE worker_id = ?1 LIMIT 1`,
 		workerId,
 	);
 	if (placed !== undefined) throw stillPlaced(known.name);
 	sql.run('DELETE FROM deletions WHERE worker_id = ?', workerId);
 	sql.run('DELETE FROM workers WHERE worker_id = ?', workerId);
+	sql.run(
+		`INSERT INTO forgotten_workers (worker_id, forgotten_at_ms) VALUES (?, ?)
+			ON CONFLICT (worker_id) DO UPDATE SET forgotten_at_ms = excluded.forgotten_at_ms`,
+		workerId,
+		nowMs,
+	);
 	return true;
+}
+
+export function forgottenAt(sql: Sql, workerId: WorkerId): number | null {
+	const row = sql.get<{ forgottenAtMs: number }>(
+		'SELECT forgotten_at_ms AS forgottenAtMs FROM forgotten_workers WHERE worker_id = ?',
+		workerId,
+	);
+	return row?.forgottenAtMs ?? null;
 }
 
 export function jobs(sql: Sql): readonly JobRow[] {

@@ -156,6 +156,14 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('deletionsDone', workerId, shardIds, lease);
 	}
 
+	knownShards(workerId: WorkerId, options: { after: ShardId | null; limit: number }) {
+		return this.#call('knownShards', workerId, options);
+	}
+
+	queueUnknown(workerId: WorkerId, shardIds: readonly ShardId[], nowMs: number, lease?: Lease) {
+		return this.#call('queueUnknown', workerId, shardIds, nowMs, lease);
+	}
+
 	counts() {
 		return this.#call('counts');
 	}
@@ -224,8 +232,12 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('saveHistory', workerId, history, lease);
 	}
 
-	forgetWorker(workerId: WorkerId) {
-		return this.#call('forgetWorker', workerId);
+	forgetWorker(workerId: WorkerId, nowMs: number) {
+		return this.#call('forgetWorker', workerId, nowMs);
+	}
+
+	forgottenAt(workerId: WorkerId) {
+		return this.#call('forgottenAt', workerId);
 	}
 
 	jobs() {

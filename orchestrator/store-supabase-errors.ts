@@ -13,6 +13,7 @@ import {
 	otherReceiptKey,
 	segmentGone,
 	stillPlaced,
+	workerForgotten,
 	workerTaken,
 } from './store-rules.ts';
 
@@ -72,6 +73,8 @@ export function refusalError({ word, detail }: { word: string; detail: string },
 			return nameTaken(name);
 		case 'still_placed':
 			return stillPlaced(detail);
+		case 'worker_forgotten':
+			return workerForgotten();
 		case 'lease_lost':
 			return leaseLost(detail);
 		default:

@@ -142,6 +142,11 @@ const SCENARIOS: Record<string, Prepare> = {
 		const gone = upload.shards.slice(0, 1).map(({ shardId }) => shardId);
 		return { act: () => store.deletionsDone(workers[0] as WorkerId, gone) };
 	},
+	queueUnknown: async (make, workers) => {
+		const upload = await make.store(store, workers);
+		const shardIds = [make.id<ShardId>(), ...upload.shards.map(({ shardId }) => shardId), make.id<ShardId>()];
+		return { act: () => store.queueUnknown(workers[0] as WorkerId, shardIds, NOW_MS) };
+	},
 	addFindings: async (make, workers) => {
 		const { shards } = await make.store(store, workers, { segments: 2 });
 		const findings = shards
@@ -206,7 +211,7 @@ const SCENARIOS: Record<string, Prepare> = {
 		await store.saveWorker(worker);
 		const { objectId } = await make.store(store, [worker.workerId]);
 		await store.deleteObject(objectId, atOnce());
-		return { act: () => store.forgetWorker(worker.workerId) };
+		return { act: () => store.forgetWorker(worker.workerId, NOW_MS) };
 	},
 	pauseJob: async () => {
 		await store.requestRun('repair', NOW_MS);

@@ -17,6 +17,7 @@ import type {
 	IntendedShard,
 	IntentRow,
 	JobRow,
+	KnownShard,
 	ObjectRow,
 	RedundancyRows,
 	Reencoded,
@@ -277,6 +278,13 @@ export function toFinding(row: FindingJson): Finding {
 		detail: row.detail,
 		foundAtMs: Number(row.foundAtMs),
 	};
+}
+
+/** Shard, placed, intended, deleting. */
+export type KnownShardJson = readonly [string, boolean, boolean, boolean];
+
+export function toKnownShard([shardId, placed, intended, deleting]: KnownShardJson): KnownShard {
+	return { shardId: shardId as ShardId, placed, intended, deleting };
 }
 
 export interface RepairJson {

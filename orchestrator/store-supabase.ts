@@ -23,6 +23,7 @@ import type {
 	IntendedShard,
 	IntentRow,
 	JobRow,
+	KnownShard,
 	Lease,
 	MetadataStore,
 	ObjectPage,
@@ -298,6 +299,23 @@ class SupabaseMetadataStore implements MetadataStore {
 		await this.#write({ method: 'deletionsDone', args: { workerId, shardIds }, key: workerId, lease });
 	}
 
+	async knownShards(
+		workerId: WorkerId,
+		options: { after: ShardId | null; limit: number },
+	): Promise<readonly KnownShard[]> {
+		const found = await this.#pages<rows.KnownShardJson>(
+			'knownShards',
+			{ workerId },
+			{ limit: options.limit, page: PAGE, after: options.after, placeOf: ([shardId]) => shardId },
+		);
+		return found.map(rows.toKnownShard);
+	}
+
+	async queueUnknown(workerId: WorkerId, shardIds: readonly ShardId[], nowMs: number, lease?: Lease): Promise<number> {
+		const args = { workerId, shardIds, nowMs };
+		return (await this.#write({ method: 'queueUnknown', args, key: workerId, lease })) as number;
+	}
+
 	async counts(): Promise<StoreCounts> {
 		const counts = (await this.#read('counts', {})) as Record<keyof StoreCounts, string>;
 		return {
@@ -311,9 +329,10 @@ class SupabaseMetadataStore implements MetadataStore {
 		};
 	}
 
-	async addFindings(findings: readonly Finding[]): Promise<void> {
+	async addFindings(findings: readonly Finding[]): Promise<readonly ShardId[]> {
 		const key = findings[0]?.shardId ?? '';
-		await this.#write({ method: 'addFindings', args: { findings: findings.map(rows.findingArgs) }, key });
+		const args = { findings: findings.map(rows.findingArgs) };
+		return (await this.#write({ method: 'addFindings', args, key })) as ShardId[];
 	}
 
 	async findings(versionId: VersionId): Promise<readonly Finding[]> {
@@ -432,11 +451,16 @@ class SupabaseMetadataStore implements MetadataStore {
 		await this.#write({ method: 'saveHistory', args, key: workerId, lease });
 	}
 
-	async forgetWorker(workerId: WorkerId): Promise<boolean> {
-		const args = { workerId, callId: newId(this.#random) };
+	async forgetWorker(workerId: WorkerId, nowMs: number): Promise<boolean> {
+		const args = { workerId, nowMs, callId: newId(this.#random) };
 		// Its delete queue may be long.
 		const call = { method: 'forgetWorker', args, key: workerId, chars: SLOW_CHARS + 1 };
 		return (await this.#write(call)) as boolean;
+	}
+
+	async forgottenAt(workerId: WorkerId): Promise<number | null> {
+		const atMs = await this.#read('forgottenAt', { workerId });
+		return atMs === null ? null : Number(atMs);
 	}
 
 	async jobs(): Promise<readonly JobRow[]> {

@@ -712,14 +712,129 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 			});
 		});
 
+		describe('known shards', () => {
+			const no = { placed: false, intended: false, deleting: false };
+			const known = async (workerId: WorkerId) => {
+				const page = await store.knownShards(workerId, { after: null, limit: 10_000 });
+				return new Map(page.map(({ shardId, ...how }) => [shardId, how]));
+			};
+
+			test('what placements, open intents and the delete queue name, each with its own', async () => {
+				const [placed, open, deleted, aborted] = [
+					await make.store(store, workers, { missing: [1] }),
+					make.upload(workers),
+					await make.store(store, workers),
+					make.upload(workers),
+				];
+				await begin(store, open);
+				await begin(store, aborted);
+				await store.abort(aborted.uploadId, NOW_MS);
+				await store.deleteObject(deleted.objectId, atOnce());
+				// Marked, and yet placed.
+				await store.addFindings([finding(placed, 0, 0)]);
+				for (const [index, workerId] of workers.entries()) {
+					const shardOf = (upload: Upload) => upload.shards[index]?.shardId as ShardId;
+					expect(await known(workerId)).toEqual(
+						new Map(
+							[
+								[shardOf(placed), index === 1 ? { ...no, deleting: true } : { ...no, placed: true }] as const,
+								[shardOf(open), { ...no, intended: true }] as const,
+								[shardOf(deleted), { ...no, deleting: true }] as const,
+								[shardOf(aborted), { ...no, deleting: true }] as const,
+							].sort(([a], [b]) => (a < b ? -1 : 1)),
+						),
+					);
+				}
+				expect(await known(make.id<WorkerId>())).toEqual(new Map());
+				await store.commit(open.commit);
+				const [first] = open.shards as [Upload['shards'][number]];
+				expect((await known(first.workerId)).get(first.shardId)).toEqual({ ...no, placed: true });
+				await store.deletionsDone(first.workerId, [(deleted.shards[0] as Upload['shards'][number]).shardId]);
+				expect(await known(first.workerId)).not.toHaveProperty((deleted.shards[0] as Upload['shards'][number]).shardId);
+			});
+
+			test('2,300 come by pages in order, each once; a page covers all ids up to its last one', async () => {
+				const worker = workers[0] as WorkerId;
+				const ids: ShardId[] = [];
+				for (const state of ['placed', 'open', 'deleted'] as const) {
+					const uploads = Array.from({ length: 10 }, () => make.upload([worker], { segments: 77, k: 1, n: 1 }));
+					await Promise.all(uploads.map((upload) => begin(store, upload)));
+					if (state !== 'open') await Promise.all(uploads.map(({ commit }) => store.commit(commit)));
+					if (state === 'deleted') {
+						await Promise.all(uploads.map(({ objectId }) => store.deleteObject(objectId, atOnce())));
+					}
+					ids.push(...uploads.flatMap((upload) => idsOf(upload.shards)));
+				}
+				ids.sort();
+				for (const limit of [7, 1_000, 2_310, 2_311]) {
+					const found: ShardId[] = [];
+					let pages = 0;
+					for (;;) {
+						const page = await store.knownShards(worker, { after: found.at(-1) ?? null, limit });
+						expect(page.map(({ shardId }) => shardId)).toEqual(ids.slice(found.length, found.length + limit));
+						found.push(...page.map(({ shardId }) => shardId));
+						if (page.length < limit || ++pages === 20) break;
+					}
+					expect(found.length).toBe(Math.min(ids.length, limit * 20));
+				}
+				const [middle] = ids.slice(1_000) as [ShardId];
+				const [next] = await store.knownShards(worker, { after: middle, limit: 1 });
+				expect(next?.shardId).toBe(ids[1_001]);
+			});
+
+			test('unknown shards go to the delete queue; what is placed or intended by now does not', async () => {
+				const [worker, other] = workers as [WorkerId, WorkerId];
+				const [placed, open] = [await make.store(store, [worker]), make.upload([worker])];
+				await begin(store, open);
+				const unknown = [make.id<ShardId>(), make.id<ShardId>()];
+				const queued = make.upload([worker]);
+				await begin(store, queued);
+				await store.abort(queued.uploadId, NOW_MS);
+				const before = await known(worker);
+				const all = [...idsOf(placed.shards), ...idsOf(open.shards), ...unknown];
+				expect(await store.queueUnknown(worker, all, NOW_MS)).toBe(2);
+				expect(await known(worker)).toEqual(
+					new Map([...before, ...unknown.map((shardId) => [shardId, { ...no, deleting: true }] as const)]),
+				);
+				// Said again after a lost answer, and what was there already.
+				expect(await store.queueUnknown(worker, [...all, ...idsOf(queued.shards)], NOW_MS)).toBe(
+					2 + queued.shards.length,
+				);
+				expect(await store.deletions(worker, 100)).toHaveLength(2 + queued.shards.length);
+				expect(await store.deletions(other, 100)).toEqual([]);
+				expect(await store.queueUnknown(worker, [], NOW_MS)).toBe(0);
+				// Placed on another worker: it is somebody's.
+				expect(await store.queueUnknown(other, idsOf(placed.shards), NOW_MS)).toBe(0);
+				expect(await stored(placed)).toMatchObject({ segments: placed.commit.segments });
+				await store.commit(open.commit);
+				await store.deletionsDone(worker, unknown);
+				expect(await store.deletions(worker, 100)).toHaveLength(queued.shards.length);
+			});
+
+			test('a commit and the same shards called unknown, at once: what is placed is not to be deleted', async () => {
+				const uploads = Array.from({ length: 20 }, () => make.upload(workers));
+				await Promise.all(uploads.map((upload) => begin(store, upload)));
+				await Promise.all(
+					uploads.flatMap(({ commit, shards }) => [
+						store.commit(commit),
+						...workers.map((workerId, index) =>
+							store.queueUnknown(workerId, [(shards[index] as (typeof shards)[number]).shardId], NOW_MS),
+						),
+					]),
+				);
+				expect(await deletions()).toEqual([]);
+			});
+		});
+
 		describe('findings and repair', () => {
 			test('a finding marks the shard, keeps its placement and queues one repair', async () => {
 				const upload = await make.store(store, workers);
 				const unknown = { ...finding(upload, 0, 1), shardId: make.id<ShardId>() };
 				const foreign = { ...finding(upload, 0, 1), workerId: workers[5] as WorkerId };
-				await store.addFindings([unknown, foreign]);
+				expect(await store.addFindings([unknown, foreign])).toEqual([]);
 				expect(await dueItems()).toEqual([]);
-				await store.addFindings([finding(upload, 0, 3, NOW_MS + 5)]);
+				const found = finding(upload, 0, 3, NOW_MS + 5);
+				expect(await store.addFindings([unknown, found, foreign])).toEqual([found.shardId]);
 				const again: Finding = { ...finding(upload, 0, 3, NOW_MS + 9), kind: 'missing', detail: 'gone' };
 				await store.addFindings([again]);
 				expect(await store.findings(upload.versionId)).toEqual([again]);
@@ -1370,23 +1485,25 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const stays = await make.store(store, workers.slice(1), { k: 3, n: 5 });
 				const upload = await make.store(store, workers, { missing: [1] });
 				const worker = workers[0] as WorkerId;
-				await refused('conflict', store.forgetWorker(worker));
+				await refused('conflict', store.forgetWorker(worker, NOW_MS));
 				await store.addFindings([finding(upload, 0, 0)]);
-				await refused('conflict', store.forgetWorker(worker));
+				await refused('conflict', store.forgetWorker(worker, NOW_MS));
 				const item = (await dueItems()).find(({ shardIndex }) => shardIndex === 0) as RepairItem;
 				const { uploadId, done } = await rebuilt(item, workers[1] as WorkerId);
 				await store.repairDone(done, uploadId);
 				expect(await store.deletions(worker, 10)).toHaveLength(1);
 				const before = await store.counts();
-				expect(await store.forgetWorker(make.id<WorkerId>())).toBe(false);
-				expect(await store.forgetWorker(worker)).toBe(true);
-				expect(await store.forgetWorker(worker)).toBe(false);
+				expect(await store.forgetWorker(make.id<WorkerId>(), NOW_MS)).toBe(false);
+				expect(await store.forgetWorker(worker, NOW_MS)).toBe(true);
+				expect(await store.forgetWorker(worker, NOW_MS)).toBe(false);
 				expect(await store.deletions(worker, 10)).toEqual([]);
 				expect(await store.counts()).toEqual({ ...before, deletions: before.deletions - 1 });
 				expect(await store.workers()).toEqual(rows.slice(1));
-				await refused('conflict', store.forgetWorker(workers[1] as WorkerId));
+				expect(await store.forgottenAt(worker)).toBe(NOW_MS);
+				expect(await store.forgottenAt(workers[1] as WorkerId)).toBeNull();
+				await refused('conflict', store.forgetWorker(workers[1] as WorkerId, NOW_MS));
 				for (const { objectId } of [stays, upload]) await store.deleteObject(objectId, atOnce());
-				expect(await store.forgetWorker(workers[1] as WorkerId)).toBe(true);
+				expect(await store.forgetWorker(workers[1] as WorkerId, NOW_MS)).toBe(true);
 				// Its name is free.
 				await store.saveWorker({ ...make.worker('worker-0'), name: 'worker-1' });
 			});
@@ -1396,11 +1513,50 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				await store.saveWorker({ ...make.worker('worker-0'), workerId: worker });
 				const upload = make.upload([worker]);
 				await begin(store, upload);
-				await refused('conflict', store.forgetWorker(worker));
+				await refused('conflict', store.forgetWorker(worker, NOW_MS));
 				await store.abort(upload.uploadId, NOW_MS);
-				expect(await store.forgetWorker(worker)).toBe(true);
+				expect(await store.forgetWorker(worker, NOW_MS)).toBe(true);
 				expect(await store.counts()).toMatchObject({ intents: 0, deletions: 0 });
 			});
+		});
+
+		test('no shard is named on a worker that was forgotten, until it is back', async () => {
+			const gone = make.worker('worker-0');
+			await store.saveWorker(gone);
+			expect(await store.forgetWorker(gone.workerId, NOW_MS)).toBe(true);
+			const upload = make.upload([workers[0] as WorkerId, gone.workerId]);
+			await refused('unavailable', begin(store, upload));
+			expect(await store.counts()).toMatchObject({ intents: 0, deletions: 0 });
+			const { uploadId, objectId, shards } = upload;
+			await store.begin({ uploadId, objectId, shards: shards.slice(0, 1), expiresAtMs: NOW_MS + 1_000 });
+			await refused('unavailable', store.extend(uploadId, shards.slice(1, 2)));
+			store = await opened.reopen();
+			await refused('unavailable', store.extend(uploadId, shards.slice(1, 2)));
+			await store.saveWorker(gone);
+			await store.extend(uploadId, shards.slice(1));
+			expect(await store.forgottenAt(gone.workerId)).toBe(NOW_MS);
+			await store.commit(upload.commit);
+			await store.deleteObject(objectId, atOnce());
+			expect(await store.forgetWorker(gone.workerId, NOW_MS + 5)).toBe(true);
+			expect(await store.forgottenAt(gone.workerId)).toBe(NOW_MS + 5);
+		});
+
+		test('forgotten while shards are named on it: either is refused, and no queue is left that nobody empties', async () => {
+			for (let round = 0; round < 10; round++) {
+				const worker = make.worker(`worker-${round}`);
+				await store.saveWorker(worker);
+				const uploads = Array.from({ length: 8 }, () => make.upload([worker.workerId]));
+				const [forgotten, ...begun] = await Promise.allSettled([
+					store.forgetWorker(worker.workerId, NOW_MS),
+					...uploads.map((upload) => begin(store, upload)),
+				]);
+				await Promise.all(uploads.map(({ uploadId }) => store.abort(uploadId, NOW_MS)));
+				const wasForgotten = forgotten?.status === 'fulfilled';
+				const named = begun.filter(({ status }) => status === 'fulfilled').length;
+				expect((await store.workers()).some(({ workerId }) => workerId === worker.workerId)).toBe(!wasForgotten);
+				if (wasForgotten) expect(named).toBe(0);
+				expect(await store.deletions(worker.workerId, 100)).toHaveLength(named * 6);
+			}
 		});
 
 		describe('jobs', () => {

@@ -32,6 +32,7 @@ const step = fc.record({
 		'purge',
 		'purge due',
 		'deletionsDone',
+		'unknown',
 		'finding',
 		'finding',
 		'finding',
@@ -127,6 +128,8 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 					return store.purgeObject(upload.objectId, { nowMs, by: '' });
 				case 'deletionsDone':
 					return store.deletionsDone(shard.workerId, [shard.shardId]);
+				case 'unknown':
+					return store.queueUnknown(shard.workerId, [shard.shardId, shardId], nowMs);
 				case 'finding':
 					return store.addFindings([{ ...shard, kind: 'corrupt', detail: `${other}`, foundAtMs: nowMs }]);
 				case 'reencode': {
@@ -180,6 +183,7 @@ async function view(store: MetadataStore, uploads: readonly Upload[], workers: r
 		trash: await store.trash({ limit: 1_000, after: null }),
 		log: await store.deletionLog({ limit: 1_000, after: 0 }),
 		head: await store.deletionHead(),
+		known: await Promise.all(workers.map((workerId) => store.knownShards(workerId, { after: null, limit: 10_000 }))),
 		repairs: await store.repairs({ nowMs: NOW_MS * 2, limit: 10_000 }),
 		intents: await store.intents(1_000),
 		counts: await store.counts(),

@@ -146,6 +146,16 @@ export interface RepairItem {
 	readonly dueAtMs: number;
 }
 
+/** A shard that a worker has, will have or had, and which rows say so. */
+export interface KnownShard {
+	readonly shardId: ShardId;
+	readonly placed: boolean;
+	/** An open intent names it. */
+	readonly intended: boolean;
+	/** It is in the worker's delete queue. */
+	readonly deleting: boolean;
+}
+
 /** A rebuilt shard takes the place of what was there (if anything). */
 export interface RepairDone {
 	readonly item: RepairItem;
@@ -232,14 +242,14 @@ export interface MetadataStore {
 	/** The cluster's own row. The first call on an empty store stores `initial` and returns it; later ones return what is there. */
 	initCluster(initial: ClusterRow): Promise<ClusterRow>;
 
-	/** The intent of an upload with its first shards. `exists` when that upload was committed already. */
+	/** The intent of an upload with its first shards. `exists` when that upload was committed already, `unavailable` when one of the workers was just forgotten. */
 	begin(intent: {
 		uploadId: UploadId;
 		objectId: ObjectId;
 		shards: readonly IntendedShard[];
 		expiresAtMs: number;
 	}): Promise<void>;
-	/** More shards for an open intent (next segment, replacement). `expired` when it is not open any more. */
+	/** More shards for an open intent (next segment, replacement). `expired` when it is not open any more, `unavailable` as above. */
 	extend(uploadId: UploadId, shards: readonly IntendedShard[]): Promise<void>;
 	/** `expired` when it is not open any more. */
 	renew(uploadId: UploadId, expiresAtMs: number): Promise<void>;
@@ -298,11 +308,24 @@ export interface MetadataStore {
 	deletions(workerId: WorkerId, limit: number): Promise<readonly QueuedDeletion[]>;
 	/** The worker has deleted them (or never had them). */
 	deletionsDone(workerId: WorkerId, shardIds: readonly ShardId[], lease?: Lease): Promise<void>;
+	/**
+	 * What placements, open intents and the delete queue name on this worker, each shard once, sorted by id, after `after` (or
+	 * from the start): all there are up to the last one of the page, or to the end where the page is shorter than `limit`.
+	 */
+	knownShards(workerId: WorkerId, options: { after: ShardId | null; limit: number }): Promise<readonly KnownShard[]>;
+	/**
+	 * Shards that the worker has and that nothing names: into its delete queue, but for those that a placement or an open intent
+	 * names by now. Answers how many of them are in the queue.
+	 */
+	queueUnknown(workerId: WorkerId, shardIds: readonly ShardId[], nowMs: number, lease?: Lease): Promise<number>;
 	/** Counts of the queues, for metrics and tests. */
 	counts(): Promise<StoreCounts>;
 
-	/** Reports what a read, scrub or audit saw. The shard's placement is kept and marked; the shard is queued for repair. Unknown shard ids are ignored. */
-	addFindings(findings: readonly Finding[]): Promise<void>;
+	/**
+	 * Reports what a read, scrub, audit or reconcile saw. The shard's placement is kept and marked; the shard is queued for
+	 * repair. Shards that are not placed there are ignored: answers those that are.
+	 */
+	addFindings(findings: readonly Finding[]): Promise<readonly ShardId[]>;
 	/** Open findings of an object's shards, for `explain`. */
 	findings(versionId: VersionId): Promise<readonly Finding[]>;
 	/** Due items, fewest spare shards first, then oldest. */
@@ -360,10 +383,12 @@ export interface MetadataStore {
 	/** No effect on a worker that is not there. */
 	saveHistory(workerId: WorkerId, history: string, lease?: Lease): Promise<void>;
 	/**
-	 * Removes a worker and its delete queue. `conflict` while a placement names it, good or marked, or an intent: what comes
+	 * Removes a worker and its delete queue, and remembers that it was forgotten. `conflict` while a placement names it, good or marked, or an intent: what comes
 	 * of that would be placed on nobody, or deleted by nobody. False when there was none.
 	 */
-	forgetWorker(workerId: WorkerId): Promise<boolean>;
+	forgetWorker(workerId: WorkerId, nowMs: number): Promise<boolean>;
+	/** When it was forgotten last, also after it came back; null: never. What it had by then no row names. */
+	forgottenAt(workerId: WorkerId): Promise<number | null>;
 
 	/** Those that were ever paused, asked to run, or told their state, by name. */
 	jobs(): Promise<readonly JobRow[]>;

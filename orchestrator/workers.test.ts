@@ -356,7 +356,7 @@ describe('on a clock that is moved by hand', () => {
 			const stream = await joinThere();
 			await pass(EXCHANGE_MS, [stream]);
 			stream.closed();
-			await store.forgetWorker(joining.workerId);
+			await store.forgetWorker(joining.workerId, 0);
 			clock.advance(EXCHANGE_MS);
 			await here.exchange();
 			await there.exchange();

@@ -512,7 +512,7 @@ export class WorkerRegistry {
 		if (this.isReachable(workerId) || entry.stream !== null) {
 			throw new DistroError('conflict', `${entry.row.name} is running: stop it first, or it would come back at once`);
 		}
-		await this.#store.forgetWorker(workerId);
+		await this.#store.forgetWorker(workerId, this.#clock.nowMs());
 		this.#workers.delete(workerId);
 	}
 

@@ -196,11 +196,14 @@ describe('crash points', () => {
 			await (await open(dataDir)).close();
 			for (let at = 1; ; at++) {
 				const { files, heal } = failingFiles(at, 'EIO');
-				const store = await open(dataDir, { files, capacityBytes, directFromBytes });
+				const clock = new ManualClock();
+				const store = await open(dataDir, { files, capacityBytes, directFromBytes, clock });
 				const shards = [neighbour(), neighbour(), neighbour()];
 				const promises = nothingPromised();
 				await scenario(store, shards, promises);
 				const calls = heal();
+				// A volume that failed to keep a folder is back by then.
+				clock.advance(5_000);
 				await expectKept(store, shards, promises);
 				const stats = await store.stats();
 				const listed = await store.list({ after: null, limit: 10 });
@@ -346,7 +349,44 @@ describe('failing disks', () => {
 		await expect(putShard(store, neighbour())).rejects.toEqual(failing('unavailable'));
 		// Of a name that is not there nobody knows whether it would come back.
 		await expect(store.delete([neighbour().shardId])).rejects.toEqual(failing('unavailable'));
-		await expect(store.delete([newId<ShardId>(random)])).resolves.toBeUndefined();
+		await store.close();
+	});
+
+	test('after an error from the sync of a folder the volume is offline, until it keeps that folder again', async () => {
+		const folders = new Set<unknown>();
+		let isBroken = false;
+		const files = interceptFiles((call) => {
+			const done =
+				call.name === 'open' && String(call.args[0]).endsWith('/ab') ? (fd: unknown) => folders.add(fd) : undefined;
+			if (call.name === 'close') folders.delete(call.args[0]);
+			if (call.name === 'fsync' && isBroken && folders.has(call.args[0])) call.fail('EIO');
+			else call.proceed(done);
+		});
+		const clock = new ManualClock();
+		const dataDir = newFolder();
+		const store = await open(dataDir, { files, clock });
+		const [kept, late, begun] = [neighbour(), neighbour(), neighbour()];
+		await putShard(store, kept);
+		const { shardId, cells } = begun;
+		const writer = await store.create({ shardId, maxBytes: cells.length, deadlineMs: 100_000 });
+		await new Promise((done) => writer.write(cells, done));
+		isBroken = true;
+		await expect(store.delete([kept.shardId])).rejects.toEqual(failing('unavailable'));
+		for (let i = 0; i < 4; i++) {
+			await expect(store.stats()).rejects.toEqual(failing('unavailable'));
+			await expect(store.list({ after: null, limit: 10 })).rejects.toEqual(failing('unavailable'));
+			await expect(store.delete([kept.shardId])).rejects.toEqual(failing('unavailable'));
+			await expect(putShard(store, late)).rejects.toEqual(failing('unavailable'));
+			clock.advance(5_000);
+		}
+		isBroken = false;
+		expect(await store.stats()).toMatchObject({ shards: 0 });
+		// It was begun on a folder that failed since.
+		await expect(writer.commit(begun.trailer)).rejects.toEqual(failing('unavailable'));
+		await store.delete([kept.shardId, begun.shardId]);
+		await putShard(store, late);
+		expect(await idsOf(store)).toEqual([late.shardId]);
+		expect(filesUnder(join(dataDir, 'shards'))).toEqual([late.shardId]);
 		await store.close();
 	});
 

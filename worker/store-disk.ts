@@ -42,6 +42,9 @@ const STATFS_ALWAYS_BYTES = 1024 * 1024 * 1024;
 const DAY_MS = 24 * 60 * 60_000;
 const TRASH_KEEP_MS = 7 * DAY_MS;
 const PURGE_EVERY_MS = 60 * 60_000;
+/** A volume that failed to keep a folder is offline for so long at least, and then tried again this often. */
+const RECOVER_EVERY_MS = 5_000;
+const PROBE = '.probe';
 const RECLAIM_MARGIN_BYTES = 64 * 1024 * 1024;
 
 /** The calls of node:fs that an open store makes: tests put faults, and the simulation a whole disk, in their place. */
@@ -118,6 +121,10 @@ export class DiskShardStore implements ShardStore {
 	readonly #directFromBytes: number;
 	readonly #files: FileCalls;
 	readonly #folders = new Map<string, FolderSync>();
+	/** Folders whose sync failed: the volume is offline until it keeps them again. */
+	readonly #failed = new Set<string>();
+	#recovering: Promise<void> | null = null;
+	#recoverAtMs = Number.NEGATIVE_INFINITY;
 	#shards = 0;
 	#usedBytes = 0;
 	/** Room that open writers were promised. */
@@ -350,18 +357,20 @@ export class DiskShardStore implements ShardStore {
 			this.#deleted.add(shardId);
 			await this.#writing.get(shardId)?.abort();
 			const file = this.#file(shardId);
+			// Of before the move: one whose sync fails meanwhile must not vouch for it afterwards.
+			const folder = this.#folder(shardId);
 			try {
 				const size = await this.#sizeOf(file);
 				await (day === null ? this.#unlink(file) : this.#rename(file, this.#path('trash', day, shardId)));
 				this.#shards--;
 				this.#usedBytes -= size;
 				if (day !== null) this.#trashBytes.set(day, (this.#trashBytes.get(day) ?? 0) + size);
-				this.#folder(shardId).removed();
+				folder.removed();
 			} catch (error) {
 				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			}
 			// Also where it is gone already: whoever moved it away may have been killed before it was durable.
-			if (this.#folder(shardId).mayComeBack) emptied.set(this.#folder(shardId), shardId);
+			if (folder.mayComeBack) emptied.set(folder, shardId);
 		}
 		await Promise.all([...folders].map((folder) => folder.sync()));
 		await Promise.all([...emptied].map(([folder, shardId]) => this.#syncEmptied(folder, shardId)));
@@ -419,7 +428,7 @@ export class DiskShardStore implements ShardStore {
 	/** Of the files in one folder of shards; none where somebody removed it, which `restore` makes good: its shards are lost. */
 	async #shardNames(folder: string, options: { restore?: boolean } = {}): Promise<string[]> {
 		try {
-			return await this.#names('shards', folder);
+			return (await this.#names('shards', folder)).filter(isId);
 		} catch (error) {
 			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw foreign(error as Error);
 			if (options.restore === true) await this.#remakeFolder(folder);
@@ -441,7 +450,7 @@ export class DiskShardStore implements ShardStore {
 		const found: ListedShard[] = [];
 		const first = after === null ? 0 : Number.parseInt(after.slice(0, 2), 16);
 		for (let i = first; i < 256 && found.length < limit; i++) {
-			const names = (await this.#shardNames(hexByte(i))).filter(isId).sort() as ShardId[];
+			const names = (await this.#shardNames(hexByte(i))).sort() as ShardId[];
 			const wanted = names.filter((name) => after === null || name > after).slice(0, limit - found.length);
 			found.push(...(await this.#listed(wanted)));
 		}
@@ -503,14 +512,50 @@ export class DiskShardStore implements ShardStore {
 		await Promise.all([...this.#writing.values()].map((writer) => writer.abort()));
 	}
 
-	/** Throws `unavailable` when the sentinel is gone. */
-	#online(): Promise<void> {
-		return new Promise((resolve, reject) => {
+	/** Throws `unavailable` when the sentinel is gone, or a folder could not be kept. */
+	async #online(): Promise<void> {
+		await new Promise<void>((resolve, reject) => {
 			this.#files.access(this.#path(SENTINEL), (error) => {
 				if (error === null) resolve();
 				else reject(new DistroError('unavailable', `the volume is offline: ${SENTINEL} is gone`, { cause: error }));
 			});
 		});
+		if (this.#failed.size === 0) return;
+		if (this.#recovering === null && this.#clock.monotonicMs() >= this.#recoverAtMs) {
+			this.#recoverAtMs = this.#clock.monotonicMs() + RECOVER_EVERY_MS;
+			this.#recovering = this.#recover().finally(() => {
+				this.#recovering = null;
+			});
+		}
+		await this.#recovering;
+		if (this.#failed.size > 0) {
+			throw new DistroError('unavailable', 'the volume is offline: it could not keep a folder, and still can’t');
+		}
+	}
+
+	#failedToKeep(path: string): void {
+		this.#failed.add(path);
+		this.#recoverAtMs = this.#clock.monotonicMs() + RECOVER_EVERY_MS;
+	}
+
+	/**
+	 * As a new start would do it, once the folder takes something and keeps it: whoever waited for the syncs that failed is
+	 * refused all the same. A name that was taken out before may come back at a power cut; reconcile finds it.
+	 */
+	async #recover(): Promise<void> {
+		for (const path of this.#failed) {
+			const probe = join(path, PROBE);
+			try {
+				await this.#asked<void>((done) => this.#files.writeFile(probe, Buffer.alloc(0), { flush: true }, done));
+				await new FolderSync(path, this.#files, () => {}).sync();
+				await this.#unlink(probe);
+			} catch (error) {
+				// Somebody removed it: it is made anew when it is needed.
+				if ((error as NodeJS.ErrnoException).code !== 'ENOENT') return;
+			}
+			this.#folders.delete(path);
+			this.#failed.delete(path);
+		}
 	}
 
 	/** Size of the volume and what shards may still take of it, at most a second old where there is plenty. */
@@ -553,7 +598,7 @@ export class DiskShardStore implements ShardStore {
 	#folderAt(path: string): FolderSync {
 		let folder = this.#folders.get(path);
 		if (folder === undefined) {
-			folder = new FolderSync(path, this.#files);
+			folder = new FolderSync(path, this.#files, () => this.#failedToKeep(path));
 			this.#folders.set(path, folder);
 		}
 		return folder;
@@ -561,8 +606,9 @@ export class DiskShardStore implements ShardStore {
 }
 
 /**
- * Syncs one folder; calls that come while one runs share the next. Once a sync has failed every later one does, until the
- * next start: the system tells of lost pages once, and a second sync would say that all is well.
+ * Syncs one folder; calls that come while one runs share the next. Once a sync has failed every later one does: the system
+ * tells of lost pages once, and a second sync would say that all is well. Its store is offline then, until another one takes
+ * its place.
  */
 class FolderSync {
 	readonly #path: string;
@@ -574,9 +620,12 @@ class FolderSync {
 	#removals = 1;
 	#syncedRemovals = 0;
 
-	constructor(path: string, files: FileCalls) {
+	readonly #onFailed: () => void;
+
+	constructor(path: string, files: FileCalls, onFailed: () => void) {
 		this.#path = path;
 		this.#files = files;
+		this.#onFailed = onFailed;
 	}
 
 	/** A name was taken out. */
@@ -620,6 +669,7 @@ class FolderSync {
 						return resolve();
 					}
 					this.#failure = foreign(error);
+					this.#onFailed();
 					reject(this.#failure);
 				});
 			});

@@ -18,6 +18,7 @@ import { Keyring } from '../../orchestrator/keyring.ts';
 import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
 import { ObjectService } from '../../orchestrator/objects.ts';
+import { reconcileJob } from '../../orchestrator/reconcile.ts';
 import { reencodeJob } from '../../orchestrator/reencoding.ts';
 import { ScrubDesk } from '../../orchestrator/scrub.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
@@ -45,6 +46,8 @@ const SCRUB_ORDERS_MS = 2_000;
 const SCRUB_PERIOD_MS = 30 * 60_000;
 const SCRUB_BYTES_PER_SECOND = 20 * MiB;
 const AUDITS_PER_HOUR = 60;
+const RECONCILE_AGE_MS = 3_000;
+const RECONCILE_PERIOD_MS = 60_000;
 const ANSWER_TIMEOUT_MS = 10_000;
 /** RFC 8410, up to the key itself. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
@@ -184,6 +187,20 @@ export class SimOrchestrator {
 			rebalanceJob(mendDeps),
 			reencodeJob({ ...mendDeps, settleMs: LOST_AFTER_MS, onOutcome: () => {} }),
 			watch.job,
+			reconcileJob({
+				store,
+				workers: registry,
+				transport,
+				findings,
+				clock,
+				// What is older may be named by an open intent all the same: uploads and repairs take as long.
+				ageMs: RECONCILE_AGE_MS,
+				periodMs: RECONCILE_PERIOD_MS,
+				limit: 1,
+				onQueued: () => {},
+				onStopped: () => {},
+				onSetAside: () => {},
+			}),
 			auditJob({
 				workers: registry,
 				transport,

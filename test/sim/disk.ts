@@ -131,6 +131,13 @@ export class SimDisk {
 		return true;
 	}
 
+	/** As a process leaves it that is killed before it could tell anybody: whole, durable, and named by no row. */
+	plant(shardId: ShardId, file: SimFile): void {
+		const folder = this.#shardFolder(shardId);
+		folder.names.set(shardId, file);
+		folder.synced.set(shardId, file);
+	}
+
 	/** Somebody's hand, or a broken file system. */
 	remove(shardId: ShardId): boolean {
 		const folder = this.#shardFolder(shardId);

@@ -3,10 +3,12 @@
  * destroys shards never takes more of a segment than it was made to stand.
  */
 
-import type { ShardId } from '../../core/ids.ts';
+import { newId, type ShardId } from '../../core/ids.ts';
+import type { Random } from '../../core/ports.ts';
+import { seededRandom } from '../support/clock.ts';
 import { type SimOrchestrator, SimWorker, type Site } from './cluster.ts';
 import type { Dice } from './dice.ts';
-import { DISK_BYTES } from './disk.ts';
+import { DISK_BYTES, SimFile } from './disk.ts';
 import type { Truth } from './truth.ts';
 
 /** Longer than any upload lives: two volumes must not go while one is on its way. */
@@ -17,6 +19,7 @@ export class Faults {
 	readonly #site: Site;
 	readonly #truth: Truth;
 	readonly #dice: Dice;
+	readonly #random: Random;
 	readonly #ends = new Set<() => void>();
 	readonly #beginUpload: () => void;
 	#haveEnded = false;
@@ -28,6 +31,7 @@ export class Faults {
 		this.#beginUpload = beginUpload;
 		this.#truth = truth;
 		this.#dice = site.world.dice.fork('faults');
+		this.#random = seededRandom(`${site.seed} left shards`);
 	}
 
 	/** All that can happen, with how often; a run has some of them. */
@@ -48,6 +52,7 @@ export class Faults {
 		[4, 'rot'],
 		[1, 'spoil a sector'],
 		[2, 'delete a shard file'],
+		[3, 'leave a shard'],
 		[2, 'slow a disk down'],
 		[2, 'fill a disk'],
 		[2, 'take a mount away'],
@@ -155,6 +160,8 @@ export class Faults {
 			case 'spoil a sector':
 			case 'delete a shard file':
 				return this.#destroy(what);
+			case 'leave a shard':
+				return this.#plant(worker);
 			case 'slow a disk down':
 				return worker !== undefined && this.#change(worker.disk, { slowMs: dice.between(50, 2_000) }, { slowMs: 0 });
 			case 'fill a disk':
@@ -167,11 +174,8 @@ export class Faults {
 			case 'fail a sync':
 				if (worker === undefined) return false;
 				worker.disk.failingSyncs = 1 + dice.below(3);
-				// After that its store trusts no sync of that folder any more: somebody starts the process anew.
 				this.#later(40_000, () => {
 					worker.disk.failingSyncs = 0;
-					worker.kill({ power: false });
-					worker.start();
 				});
 				return true;
 			case 'turn a clock': {
@@ -196,10 +200,10 @@ export class Faults {
 			case 'cancel-drain':
 			case 'forget': {
 				const { running } = dice.pick(orchestrators) as SimOrchestrator;
-				// Whoever is forgotten and comes back would have shards that nobody knows of.
+				// Some are only down, and come back with what they had.
 				const rows = running?.registry.rows() ?? [];
 				const row = dice.pick(
-					rows.filter(({ row: { workerId } }) => what !== 'forget' || this.#truth.worker(workerId)?.isGone),
+					rows.filter(({ row: { workerId } }) => what !== 'forget' || this.#truth.worker(workerId)?.node === null),
 				)?.row;
 				if (!running || row === undefined) return false;
 				const busy = running.registry.rows().filter(({ row: { duty } }) => duty !== 'active').length;
@@ -224,6 +228,7 @@ export class Faults {
 					'drain',
 					'rebalance',
 					'audit',
+					'reconcile',
 					'scrub',
 				]) as string;
 				if (!running) return false;
@@ -294,6 +299,20 @@ export class Faults {
 		if (done) this.#truth.damaged.add(shard.shardId);
 		if (done) this.#site.world.tell(`${shard.shardId} on ${worker.name}`);
 		return done;
+	}
+
+	/** Of a write that nobody knows of any more; how old it looks is up to the clock. */
+	#plant(worker: SimWorker | undefined): boolean {
+		if (worker === undefined || worker.isGone) return false;
+		const file = new SimFile();
+		file.write(0, this.#random.bytes(100 + this.#dice.below(10_000)));
+		file.syncedBytes = file.sizeBytes;
+		file.writtenAtMs = this.#site.world.nowMs - this.#dice.below(10_000);
+		const shardId = newId<ShardId>(this.#random);
+		worker.disk.plant(shardId, file);
+		this.#truth.planted.add(shardId);
+		this.#site.world.tell(`${shardId} on ${worker.name}`);
+		return true;
 	}
 
 	#loseForGood(): boolean {

@@ -137,6 +137,27 @@ const MUTANTS: readonly Mutant[] = [
 		to: 'await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS }).catch(() => {});',
 	},
 	{
+		bug: 'reconcile takes what only an open intent names',
+		file: 'orchestrator/store-memory.ts',
+		from: 'for (const [shardId, holder] of shards) add(shardId, holder, { intended: true });',
+		to: 'shards.size;',
+		and: [{ file: 'orchestrator/store-memory.ts', from: '!isIntended(shardId) && ', to: '' }],
+	},
+	{
+		bug: 'reconcile takes a list that it can not have for an empty one',
+		file: 'orchestrator/reconcile-range.ts',
+		from: 'await transport.list(worker, page, { timeoutMs: LIST_TIMEOUT_MS });',
+		to: 'await transport.list(worker, page, { timeoutMs: LIST_TIMEOUT_MS }).catch(() => ({ shards: [], nowMs: 0 }));',
+		and: [
+			{
+				file: 'orchestrator/reconcile-range.ts',
+				from: 'await transport.trailers(worker, rest, { timeoutMs: TRAILERS_TIMEOUT_MS });',
+				to: "await transport.trailers(worker, rest, { timeoutMs: TRAILERS_TIMEOUT_MS }).catch(() => rest.map(() => 'not_found'));",
+			},
+			{ file: 'orchestrator/reconcile-range.ts', from: "answers[i] === 'not_found'", to: "answers[i] !== ''" },
+		],
+	},
+	{
 		bug: 'canStop leaves k shards, whatever reserve was asked for',
 		file: 'core/model/redundancy-report.ts',
 		from: '.length < k + reserve;',
@@ -157,7 +178,7 @@ const MUTANTS: readonly Mutant[] = [
 	{
 		bug: '(was in the product) a delete that is asked again does not sync the folder',
 		file: 'worker/store-disk.ts',
-		from: 'if (this.#folder(shardId).mayComeBack) emptied.set(this.#folder(shardId), shardId);',
+		from: 'if (folder.mayComeBack) emptied.set(folder, shardId);',
 		to: '',
 	},
 	{

@@ -52,6 +52,13 @@ const verdicts = new WeakMap<SimFile, Verdict>();
 export class Truth {
 	/** Shards that a fault spoilt or removed. */
 	readonly damaged = new Set<ShardId>();
+	/** Shards that a fault left on a disk, and that no row ever named. */
+	readonly planted = new Set<ShardId>();
+	/**
+	 * A process that slept past its intent's end may have put a shard that nobody knows of, and be killed before it could name
+	 * it once more. So few of them may be found beside the planted ones.
+	 */
+	mayBeLeft = 0;
 	readonly #site: Site;
 	readonly #workers = new Map<WorkerId, SimWorker>();
 
@@ -142,6 +149,7 @@ export class Truth {
 					throw new Violation(`a commit with ${placements.length} shards of ${k} of ${n}`);
 			}
 		}
+		if (method === 'queueUnknown') this.#checkUnknown(args[0] as WorkerId, args[1] as readonly ShardId[]);
 		for (const arg of args) {
 			if (typeof arg !== 'object' || arg === null || !('fencing' in arg) || method === 'releaseLease') continue;
 			const { name, fencing } = arg as Lease;
@@ -150,6 +158,33 @@ export class Truth {
 				throw new Violation(`${method} was done with a lease of ${name} that had ended`);
 			}
 		}
+	}
+
+	/** What reconcile takes belongs to nobody, and somebody left it there: otherwise rows were lost. */
+	#checkUnknown(workerId: WorkerId, shardIds: readonly ShardId[]): void {
+		const { deletions, intents, forgotten } = this.#site.data;
+		for (const shardId of shardIds.filter((id) => deletions.get(id)?.workerId === workerId)) {
+			const where = `shard ${shardId} on ${this.worker(workerId)?.name}`;
+			if ([...intents.values()].some(({ shards }) => shards.has(shardId))) {
+				throw new Violation(`reconcile takes ${where}, which an open intent names`);
+			}
+			if (this.planted.has(shardId) || forgotten.has(workerId)) continue;
+			if (this.mayBeLeft-- <= 0) throw new Violation(`reconcile takes ${where}, which no fault left there`);
+		}
+	}
+
+	/** Shards on disks that no row names, but for those of workers of which nothing at all is known: there it stops. */
+	unknown(): string[] {
+		const { data, workers } = this.#site;
+		const { placed, intents, deletions, forgotten } = data;
+		const named = new Map<ShardId, WorkerId>();
+		for (const [shardId, { workerId }] of deletions) named.set(shardId, workerId);
+		for (const [shardId, { workerId }] of placed) named.set(shardId, workerId);
+		for (const { shards } of intents.values()) for (const [shardId, workerId] of shards) named.set(shardId, workerId);
+		const known = new Set(named.values());
+		return workers
+			.filter(({ isGone, workerId }) => !isGone && (known.has(workerId) || forgotten.has(workerId)))
+			.flatMap(({ disk, workerId }) => disk.shardIds().filter((shardId) => named.get(shardId) !== workerId));
 	}
 
 	/** What the cluster API says, against an inventory of the disks and a walk over all objects. */
@@ -271,14 +306,18 @@ export class Truth {
 			}
 			for (const { shardId, workerId } of segment.placements) placed.set(shardId, workerId);
 		}
+		const found = new Set<ShardId>();
 		for (const { disk, workerId, isGone, name } of workers) {
 			if (isGone) continue;
 			for (const shardId of disk.shardIds()) {
+				const isKnown = this.#site.data.forgotten.has(workerId) || [...placed.values()].includes(workerId);
+				if (this.planted.has(shardId) && !isKnown) continue;
 				if (placed.get(shardId) !== workerId) throw new Violation(`shard ${shardId} on ${name} belongs to nobody`);
-				placed.delete(shardId);
+				found.add(shardId);
 			}
 		}
-		for (const [shardId, workerId] of placed) throw new Violation(`shard ${shardId} is not on ${workerId}`);
+		for (const [shardId, workerId] of placed)
+			if (!found.has(shardId)) throw new Violation(`shard ${shardId} is not on ${workerId}`);
 		if (data.placed.size === 0 && data.objects.size > 10) return;
 	}
 }
