@@ -13,7 +13,7 @@ import { asDistroError, DistroError } from '../core/errors.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
 import { writeFileDurably } from '../platform/files.ts';
-import { chainEndMs, type PeerIdentity, parseIdentity } from '../platform/tls.ts';
+import { chainEndMs, type PeerIdentity, parseCertificates, parseIdentity } from '../platform/tls.ts';
 import { keyToPem, newCertificateKey } from '../platform/x509.ts';
 import { askForCertificate } from './enrol-client.ts';
 import type { WorkerIdentity } from './identity.ts';
@@ -163,7 +163,7 @@ function checkCertificate(
 	chain: Buffer | string,
 	o: { key: string; bundle: Buffer; identity: WorkerIdentity; nowMs: number },
 ): PeerIdentity & { notBeforeMs: number; notAfterMs: number } {
-	const leaf = new X509Certificate(chain);
+	const [leaf] = parseCertificates(chain) as [X509Certificate];
 	const peer = parseIdentity(leaf.subjectAltName);
 	if (peer.role !== 'worker' || peer.id !== o.identity.workerId) {
 		throw new DistroError('denied', `the certificate is for ${peer.role} ${peer.id}, and not for this worker`);
