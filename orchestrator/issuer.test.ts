@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { ClusterId, WorkerId } from '../core/ids.ts';
-import { chainEndMs, parseIdentity, TlsSource } from '../platform/tls.ts';
+import { followChain, parseIdentity, TlsSource } from '../platform/tls.ts';
 import { newCertificateKey } from '../platform/x509.ts';
 import {
 	bundleOf,
@@ -64,7 +64,7 @@ test('a certificate is for that worker, its names and its key, for TLS on both s
 	expect(notAfterMs).toBe(clock.nowMs() + 30 * DAY_MS);
 	expect(Date.parse(leaf.validTo)).toBe(notAfterMs);
 	expect(clock.nowMs() - Date.parse(leaf.validFrom)).toBe(5 * 60_000);
-	expect(chainEndMs(chain, bundleOf([root]), clock.nowMs())).toBe(notAfterMs);
+	expect(followChain(chain, bundleOf([root]), clock.nowMs()).endMs).toBe(notAfterMs);
 });
 
 test('none lasts longer than who signed it, and one that is about to end signs nothing', async () => {

@@ -8,7 +8,7 @@ import { createPrivateKey, createPublicKey, type KeyObject } from 'node:crypto';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { ClusterId, WorkerId } from '../core/ids.ts';
 import type { Clock } from '../core/ports.ts';
-import { chainEndMs, identityUris, parseCertificates, type TlsSource } from '../platform/tls.ts';
+import { followChain, identityUris, parseCertificates, type TlsSource } from '../platform/tls.ts';
 import { makeCertificate } from '../platform/x509.ts';
 
 /** An issuer with less than this left signs nothing any more: its certificates would end before they can be renewed. */
@@ -71,7 +71,7 @@ export class Issuer {
 			throw new DistroError('unavailable', 'the certificate in ISSUER_DIR is not of an authority');
 		}
 		try {
-			const endMs = chainEndMs(cert, ca, nowMs);
+			const { endMs } = followChain(cert, ca, nowMs);
 			if (endMs - nowMs >= ISSUER_LEFT_MS) return endMs;
 		} catch (error) {
 			throw new DistroError('unavailable', `ISSUER_DIR: ${asDistroError(error).message}`, { cause: error });

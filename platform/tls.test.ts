@@ -13,7 +13,7 @@ import type { ClusterId, WorkerId } from '../core/ids.ts';
 import { type TestAuthority, testAuthority } from '../test/support/authority.ts';
 import { bundleOf, put, testIssuer, testLeaf, testRoot, writeTls } from '../test/support/certificates.ts';
 import { bindGrpcServer, createGrpcServer, grpcChannelCredentials } from './grpc.ts';
-import { chainEndMs, identityUris, parseIdentity, TlsSource } from './tls.ts';
+import { followChain, identityUris, parseIdentity, TlsSource } from './tls.ts';
 
 const CLUSTER = 'a'.repeat(32);
 const ID = '0123456789abcdef'.repeat(2);
@@ -208,6 +208,7 @@ describe('authorities: an issuer between, and two in the bundle', () => {
 	});
 	afterAll(() => rmSync(folder, { recursive: true }));
 
+	const print = (pem: string) => new X509Certificate(pem).fingerprint256;
 	type Files = Parameters<typeof writeTls>[1];
 	const source = (files: Files) => new TlsSource(writeTls(join(folder, String(sources++)), files));
 
@@ -258,7 +259,7 @@ describe('authorities: an issuer between, and two in the bundle', () => {
 		// Without the issuer's certificate nobody can tell.
 		const [alone] = below.chain.split(/(?<=-----END CERTIFICATE-----\n)/);
 		expect(await meet(orchestrator, source({ ...below, chain: alone as string, bundle }))).toEqual([false, false]);
-		expect(() => chainEndMs(alone as string, bundleOf(bundle), Date.now())).toThrow('does not lead');
+		expect(() => followChain(alone as string, bundleOf(bundle), Date.now())).toThrow('does not lead');
 	});
 
 	test('while an authority is replaced both are trusted, whoever has which certificate already', async () => {
@@ -278,13 +279,13 @@ describe('authorities: an issuer between, and two in the bundle', () => {
 				for (const { worker } of [before, after]) {
 					const met = await meet(source({ ...orchestrator, bundle }), source({ ...worker, bundle }));
 					expect(met).toEqual([true, true]);
-					expect(() => chainEndMs(worker.chain, bundleOf(bundle), Date.now())).not.toThrow();
+					expect(() => followChain(worker.chain, bundleOf(bundle), Date.now())).not.toThrow();
 				}
 			}
 		}
 		const onlyOld = source({ ...before.orchestrator, bundle: [old] });
 		expect(await meet(onlyOld, source({ ...after.worker, bundle: [old, next] }))).toEqual([false, false]);
-		expect(() => chainEndMs(after.worker.chain, bundleOf([old]), Date.now())).toThrow('does not lead');
+		expect(() => followChain(after.worker.chain, bundleOf([old]), Date.now())).toThrow('does not lead');
 	}, 60_000);
 
 	test('a chain lasts as long as its shortest, and leads nowhere through who is no authority, or not now', async () => {
@@ -293,17 +294,18 @@ describe('authorities: an issuer between, and two in the bundle', () => {
 		const issuer = await testIssuer(root, { notAfterMs: nowMs + 5 * DAY_MS });
 		const leaf = await testLeaf(issuer, WORKER, { notAfterMs: nowMs + 7 * DAY_MS });
 		const bundle = bundleOf([await testRoot(), root]);
-		expect(chainEndMs(leaf.chain, bundle, nowMs)).toBe(nowMs + 5 * DAY_MS);
+		const led = followChain(leaf.chain, bundle, nowMs);
+		expect([led.endMs, led.to.fingerprint256]).toEqual([nowMs + 5 * DAY_MS, print(root.certificate)]);
 		for (const wrongMs of [nowMs + 6 * DAY_MS, nowMs - 2 * DAY_MS]) {
-			expect(() => chainEndMs(leaf.chain, bundle, wrongMs)).toThrow(expect.objectContaining({ kind: 'denied' }));
+			expect(() => followChain(leaf.chain, bundle, wrongMs)).toThrow(expect.objectContaining({ kind: 'denied' }));
 		}
 		// The worker's own certificate as an issuer.
 		const key = (await testLeaf(issuer, WORKER)).key;
 		const { chain: certificate } = await testLeaf({ ...root, chain: '' }, WORKER);
 		const fake = await testLeaf({ certificate, key, chain: certificate }, WORKER);
-		expect(() => chainEndMs(fake.chain, bundle, nowMs)).toThrow(expect.objectContaining({ kind: 'denied' }));
+		expect(() => followChain(fake.chain, bundle, nowMs)).toThrow(expect.objectContaining({ kind: 'denied' }));
 		// An issuer is below an authority, and is none that is trusted by itself.
-		expect(() => chainEndMs(leaf.chain, issuer.certificate, nowMs)).toThrow('does not lead');
+		expect(() => followChain(leaf.chain, issuer.certificate, nowMs)).toThrow('does not lead');
 	});
 
 	test('the bundle may be a file elsewhere, and what is loaded can be seen', async () => {
@@ -313,7 +315,6 @@ describe('authorities: an issuer between, and two in the bundle', () => {
 		put(caFile, bundleOf([old]));
 		const leaf = await testLeaf(issuer, WORKER);
 		const own = new TlsSource(writeTls(join(folder, 'own'), leaf), { caFile });
-		const print = (pem: string) => new X509Certificate(pem).fingerprint256;
 		expect(own.report()).toEqual({
 			certificate: {
 				fingerprint: print(leaf.chain),

@@ -48,11 +48,18 @@ export function identityUris({ clusterId, role, id, name }: PeerIdentity): strin
 	return [`distro://${clusterId}/${role}/${id}`, ...(name === undefined ? [] : [`distro-name:${name}`])];
 }
 
+export interface Led {
+	/** The authority. */
+	readonly to: X509Certificate;
+	/** When the first of all these certificates ends. */
+	readonly endMs: number;
+}
+
 /**
- * When the first of these ends up to whom the chain leads: from its first certificate through the others to one of the
- * bundle's that signs itself. Throws `denied` where it leads to none that is good at `nowMs`; peers would refuse it too.
+ * Where a chain leads: from its first certificate through the others to one of the bundle's that signs itself. Throws
+ * `denied` where it leads to none that is good at `nowMs`; peers would refuse it too.
  */
-export function chainEndMs(chain: Buffer | string, bundle: Buffer | string, nowMs: number): number {
+export function followChain(chain: Buffer | string, bundle: Buffer | string, nowMs: number): Led {
 	const [leaf, ...between] = parseCertificates(chain);
 	const anchors = parseCertificates(bundle).filter((anchor) => anchor.checkIssued(anchor));
 	const isIssuerOf = (below: X509Certificate) => (above: X509Certificate) =>
@@ -63,7 +70,7 @@ export function chainEndMs(chain: Buffer | string, bundle: Buffer | string, nowM
 	let endMs = Date.parse(at.validTo);
 	for (let length = 1; isTimely(at) && length <= CHAIN_MAX; length++) {
 		const anchor = anchors.find(isIssuerOf(at));
-		if (anchor !== undefined) return Math.min(endMs, Date.parse(anchor.validTo));
+		if (anchor !== undefined) return { to: anchor, endMs: Math.min(endMs, Date.parse(anchor.validTo)) };
 		const next = between.find(isIssuerOf(at));
 		if (next === undefined) break;
 		at = next;

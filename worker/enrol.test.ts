@@ -225,6 +225,49 @@ test('one that nobody trusts any more is replaced while it runs, also long befor
 	await until(() => one.reason === null, { what: 'it to be content' });
 });
 
+test('it moves under the authority that is first in the bundle, and asks ever more seldom where that does not help', async () => {
+	const next = await testRoot();
+	put(join(folder, 'ca.crt'), bundleOf([root, next]));
+	let nowMs = 0;
+	let looks = 0;
+	const clock: Clock = {
+		...quick(),
+		monotonicMs: () => nowMs,
+		nowMs: () => {
+			looks++;
+			return Date.now();
+		},
+	};
+	const lookTwice = async () => {
+		const before = looks;
+		await until(() => looks >= before + 8, { what: 'it to look' });
+	};
+	const one = enrolment(await serve(), { clock });
+	await one.start();
+	// The orchestrators have the old issuer still.
+	put(join(folder, 'ca.crt'), bundleOf([next, root]));
+	await until(() => asked.length === 2, { what: 'it to ask anew' });
+	for (const [minute, times] of [
+		[1, 3],
+		[2, 3],
+		[3, 4],
+		[6, 4],
+		[7, 5],
+	] as const) {
+		nowMs = minute * 60_000;
+		await lookTwice();
+		expect(asked.length).toBe(times);
+	}
+	issuer = await testIssuer(next);
+	nowMs = 15 * 60_000;
+	await until(() => new X509Certificate(kept()).checkIssued(new X509Certificate(issuer.certificate)), {
+		what: 'a certificate under the new one',
+	});
+	nowMs = 1_000 * 60_000;
+	await lookTwice();
+	expect(asked).toHaveLength(6);
+});
+
 test('with a clock far ahead it does not ask and ask', async () => {
 	let waited = 0;
 	const clock: Clock = {

@@ -3,6 +3,8 @@
  * thirds of its life, for ever. It never gives up, since only people, or time, can mend what stands in the way; and a worker
  * with a good certificate starts and serves without asking anyone.
  *
+ * While an authority is replaced the bundle has both, and the first is the one to be under: who is under another asks anew.
+ *
  * A new key with every certificate. The folder is the worker's own, so what it kept says of which cluster it is.
  */
 
@@ -13,7 +15,7 @@ import { asDistroError, DistroError } from '../core/errors.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
 import { writeFileDurably } from '../platform/files.ts';
-import { chainEndMs, type PeerIdentity, parseCertificates, parseIdentity } from '../platform/tls.ts';
+import { followChain, type PeerIdentity, parseCertificates, parseIdentity } from '../platform/tls.ts';
 import { keyToPem, newCertificateKey } from '../platform/x509.ts';
 import { askForCertificate } from './enrol-client.ts';
 import type { WorkerIdentity } from './identity.ts';
@@ -22,7 +24,10 @@ const RENEW_AT = 2 / 3;
 /** Workers that were started together are to ask at different times: up to this part of the life earlier. */
 const RENEW_SPREAD = 0.05;
 /** Whatever the clock does, and the bundle: looked at so often. */
-const LOOK_MS = 30_000;
+const LOOK_MS = 10_000;
+/** The orchestrators may have the new issuer later than this worker the new bundle; and an order may mean nothing. */
+const MOVE_RETRY_MS = 60_000;
+const MOVE_RETRY_MAX_MS = 24 * 60 * 60_000;
 const RETRY_BASE_MS = 1_000;
 /** While it can't serve for want of one, and while it has one. */
 const RETRY_MAX_MS = 15_000;
@@ -46,6 +51,8 @@ export class Enrolment {
 	readonly #early: number;
 	readonly #first = Promise.withResolvers<void>();
 	#onRenewed: () => void = () => {};
+	/** To the authority that is first in the bundle. */
+	#move = { to: '', tries: 0, atMs: 0 };
 	#stopped = false;
 	#wake: () => void = () => {};
 
@@ -96,24 +103,36 @@ export class Enrolment {
 		}
 	}
 
-	/** When a new one is to be asked for; 0: there is none that is good. */
+	/** When a new one is to be asked for; 0: now. */
 	#look(): number {
 		const { tlsDir, caFile, identity, clock } = this.#deps;
 		try {
 			const chain = readFileSync(join(tlsDir, 'tls.crt'));
-			const { notBeforeMs, notAfterMs } = checkCertificate(chain, {
+			const bundle = readFileSync(caFile);
+			const { notBeforeMs, notAfterMs, authority } = checkCertificate(chain, {
 				key: readFileSync(join(tlsDir, 'tls.key'), 'utf8'),
-				bundle: readFileSync(caFile),
+				bundle,
 				identity,
 				nowMs: clock.nowMs(),
 			});
 			this.reason = null;
 			this.#first.resolve();
+			const [wanted] = parseCertificates(bundle) as [X509Certificate];
+			if (authority !== wanted.fingerprint256 && this.#isTimeToMove(wanted.fingerprint256)) return 0;
 			return notBeforeMs + (RENEW_AT - this.#early) * (notAfterMs - notBeforeMs);
 		} catch (error) {
 			this.reason ??= asDistroError(error).message;
 			return 0;
 		}
+	}
+
+	/** Later and later while it does not help. */
+	#isTimeToMove(to: string): boolean {
+		const nowMs = this.#deps.clock.monotonicMs();
+		if (this.#move.to !== to) this.#move = { to, tries: 0, atMs: nowMs };
+		if (nowMs < this.#move.atMs) return false;
+		this.#move.atMs = nowMs + Math.min(MOVE_RETRY_MAX_MS, MOVE_RETRY_MS * 2 ** this.#move.tries++);
+		return true;
 	}
 
 	async #renew(): Promise<void> {
@@ -162,7 +181,7 @@ export class Enrolment {
 function checkCertificate(
 	chain: Buffer | string,
 	o: { key: string; bundle: Buffer; identity: WorkerIdentity; nowMs: number },
-): PeerIdentity & { notBeforeMs: number; notAfterMs: number } {
+): PeerIdentity & { notBeforeMs: number; notAfterMs: number; authority: string } {
 	const [leaf] = parseCertificates(chain) as [X509Certificate];
 	const peer = parseIdentity(leaf.subjectAltName);
 	if (peer.role !== 'worker' || peer.id !== o.identity.workerId) {
@@ -170,8 +189,8 @@ function checkCertificate(
 	}
 	if (!leaf.checkPrivateKey(createPrivateKey(o.key)))
 		throw new DistroError('denied', 'the certificate is for another key');
-	const notAfterMs = chainEndMs(chain, o.bundle, o.nowMs);
-	return { ...peer, notBeforeMs: Date.parse(leaf.validFrom), notAfterMs };
+	const { endMs, to } = followChain(chain, o.bundle, o.nowMs);
+	return { ...peer, notBeforeMs: Date.parse(leaf.validFrom), notAfterMs: endMs, authority: to.fingerprint256 };
 }
 
 function readSetting(name: string, path: string): Buffer {

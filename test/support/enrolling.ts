@@ -52,12 +52,13 @@ export class EnrollingCluster {
 		return cluster;
 	}
 
-	/** Of both: the orchestrator's own certificate and its issuer, under the authority that is `root` now. */
-	async issueOrchestrator(): Promise<void> {
+	/** Answers the issuer. Both: the orchestrator's own certificate and its issuer, under the authority that is `root` now. */
+	async issueOrchestrator(): Promise<TestSigner> {
 		const peer = { clusterId: this.clusterId, role: 'orchestrator', id: '1'.repeat(32) } as const;
 		writeTls(join(this.folder, 'orchestrator-tls'), await testLeaf(this.root, peer));
 		const issuer = await testIssuer(this.root);
-		writeTls(this.issuerDir, { chain: issuer.chain, key: issuer.key });
+		writeTls(this.issuerDir, issuer);
+		return issuer;
 	}
 
 	async orchestrator(env: Record<string, string> = {}): Promise<Running> {
