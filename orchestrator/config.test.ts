@@ -90,3 +90,13 @@ describe('Supabase', () => {
 		expect(readdirSync(folder)).toEqual([]);
 	});
 });
+
+test('enrolment is off unless it has a port, and then needs its folders', () => {
+	const readWith = (env: Record<string, string>) => readConfig({ DATA_DIR: folder, ...env }, systemRandom).enrol;
+	expect(readWith({ ENROL_DIR: '/enrol', ISSUER_DIR: '/issuer' })).toBeNull();
+	const all = { ENROL_PORT: '9092', ENROL_DIR: '/enrol', ISSUER_DIR: '/issuer' };
+	expect(readWith(all)).toEqual({ port: 9092, dir: '/enrol', issuerDir: '/issuer', lifetimeMs: 30 * 24 * 60 * 60_000 });
+	expect(() => readWith({ ...all, ENROL_DIR: '' })).toThrow('ENROL_DIR is not set');
+	expect(() => readWith({ ...all, ISSUER_DIR: '' })).toThrow('ISSUER_DIR is not set');
+	expect(() => readWith({ ...all, ENROL_LIFETIME: '9s' })).toThrow('ENROL_LIFETIME');
+});

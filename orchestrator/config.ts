@@ -32,6 +32,10 @@ export interface OrchestratorConfig {
 	readonly supabase: SupabaseAddress | null;
 	readonly name: string;
 	readonly tlsDir: string;
+	/** The authorities that are trusted; null: `ca.crt` in `tlsDir`. */
+	readonly tlsCaFile: string | null;
+	/** Workers get their certificates here; null: not from this orchestrator. */
+	readonly enrol: EnrolSettings | null;
 	readonly httpHost: string;
 	readonly httpPort: number;
 	readonly grpcHost: string;
@@ -61,6 +65,16 @@ export interface OrchestratorConfig {
 	readonly logLevel: string;
 }
 
+export interface EnrolSettings {
+	readonly port: number;
+	/** Whose tokens are taken: jwks.json and settings.json. */
+	readonly dir: string;
+	/** The authority that signs: tls.crt and tls.key. */
+	readonly issuerDir: string;
+	/** Of a certificate; it is renewed after two thirds of it. */
+	readonly lifetimeMs: number;
+}
+
 /** A Supabase project and its service-role (secret) key, which is asked for anew for every request. */
 export interface SupabaseAddress {
 	readonly url: string;
@@ -71,6 +85,9 @@ const MAX_LOST_AFTER_MS = 365 * 24 * 60 * 60_000;
 const MAX_TRASH_MS = 10 * 365 * 24 * 60 * 60_000;
 const RECONCILE_MIN_PERIOD_MS = 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
+const DAY_MS = 24 * 60 * 60_000;
+const CERTIFICATE_MS = 30 * DAY_MS;
+const CERTIFICATE_MIN_MS = 10_000;
 
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
 	const reader = new EnvReader(env);
@@ -82,6 +99,8 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		supabase,
 		name: reader.text('NAME', 'orchestrator-1'),
 		tlsDir: reader.text('TLS_DIR', join(dataDir, 'tls')),
+		tlsCaFile: reader.optional('TLS_CA_FILE'),
+		enrol: readEnrol(reader),
 		httpHost: reader.text('HTTP_HOST', '127.0.0.1'),
 		httpPort: reader.port('HTTP_PORT', 8080),
 		grpcHost: reader.text('GRPC_HOST', reader.text('HTTP_HOST', '127.0.0.1')),
@@ -117,6 +136,17 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 	if (master !== null) return { ...shared, master, masterKeyMade: null };
 	const kept = keptMasterKey({ dataDir, beyondFolder: supabase !== null }, random);
 	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
+}
+
+function readEnrol(reader: EnvReader): EnrolSettings | null {
+	const lifetimeMs = reader.duration('ENROL_LIFETIME', CERTIFICATE_MS, { min: CERTIFICATE_MIN_MS, max: 3650 * DAY_MS });
+	if (reader.optional('ENROL_PORT') === null) return null;
+	return {
+		port: reader.port('ENROL_PORT', 0),
+		dir: reader.required('ENROL_DIR', '/etc/distro/enrol'),
+		issuerDir: reader.required('ISSUER_DIR', '/etc/distro/issuer'),
+		lifetimeMs,
+	};
 }
 
 /** `redundancy` of the resource: what new segments must survive, or one (n, k) for all of them. */

@@ -7,6 +7,7 @@ import { MEND_BUDGET_MIN_BYTES, MEND_BUDGET_PART, RECONCILE_AGE_MS } from '../co
 import { systemClock, systemRandom } from '../platform/clock.ts';
 import { bindGrpcServer, createGrpcServer } from '../platform/grpc.ts';
 import { type Lifecycle, runProcess } from '../platform/lifecycle.ts';
+import { listening } from '../platform/listen.ts';
 import { createLogger } from '../platform/log.ts';
 import { ArenaPool } from '../platform/memory-pool.ts';
 import { GrpcShardTransport } from '../platform/shard-transport.ts';
@@ -17,9 +18,12 @@ import { shardDrawer } from './audit-draw.ts';
 import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { DeletionLog } from './deletions.ts';
+import { EnrolDesk } from './enrol.ts';
 import { Findings } from './findings.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
+import { createEnrolServer } from './http/enrol.ts';
 import { createHttpServer } from './http/server.ts';
+import { Issuer } from './issuer.ts';
 import { JobControl } from './job-control.ts';
 import { deletionsJob, expireIntentsJob, type Job, runJobs, trashJob } from './jobs.ts';
 import { Keyring } from './keyring.ts';
@@ -32,6 +36,7 @@ import { reconcileJob } from './reconcile.ts';
 import { type ReencodeOutcome, reencodeJob } from './reencoding.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
+import { readAccountFolder } from './service-account.ts';
 import type { MetadataStore } from './store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from './store-clock.ts';
 import { rememberingReads } from './store-remembering.ts';
@@ -51,8 +56,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const config = readConfig(process.env, systemRandom);
 	const log = createLogger({ role: 'orchestrator', name: config.name, level: config.logLevel });
 	if (config.masterKeyMade !== null) log.warn({}, config.masterKeyMade);
-	const tls = new TlsSource(config.tlsDir);
-	const { clusterId, role } = tls.identity;
+	const tls = new TlsSource(config.tlsDir, { caFile: config.tlsCaFile });
+	const { clusterId, role, id } = tls.identity;
 	if (role !== 'orchestrator') throw new DistroError('denied', `the certificate in ${config.tlsDir} is for a ${role}`);
 	const random = systemRandom;
 
@@ -117,6 +122,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
 
+	const enrolment = await openEnrolment();
+
 	const apiKeys = await openKeys();
 	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
 	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
@@ -146,6 +153,14 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 				return { ok: false, reasons: [`the metadata store does not answer: ${why}`] };
 			}
 		},
+		identity: () => ({
+			role,
+			id,
+			name: config.name,
+			...tls.report(),
+			issuer: enrolment?.issuer.report().certificate ?? null,
+			master_keys: config.master.keys.map((key) => key.id),
+		}),
 		metrics,
 		log,
 		limits: { maxObjectBytes: config.maxObjectBytes },
@@ -168,6 +183,28 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		const { openSupabaseStore } = await import('./store-supabase.ts');
 		const opened = await openSupabaseStore({ ...config.supabase, clock: systemClock, random });
 		return rememberingReads(opened, { clock: systemClock });
+	}
+
+	async function openEnrolment() {
+		if (config.enrol === null) return null;
+		const { port, dir, issuerDir, lifetimeMs } = config.enrol;
+		const caFile = config.tlsCaFile ?? join(config.tlsDir, 'ca.crt');
+		const issuer = new TlsSource(issuerDir, { caFile, what: 'ISSUER_DIR' });
+		await readAccountFolder(dir).catch((error: Error) =>
+			log.warn({ reason: error.message }, 'no worker can enrol yet'),
+		);
+		const desk = new EnrolDesk({
+			accounts: () => readAccountFolder(dir),
+			workers,
+			issuer: new Issuer({ source: issuer, clusterId, lifetimeMs, clock }),
+			clock,
+			onOutcome: (outcome) => metrics.enrolments.inc({ outcome }),
+			log,
+		});
+		const server = createEnrolServer({ tls, desk });
+		server.listen(port, config.grpcHost);
+		await listening(server, `ENROL_PORT ${port}`);
+		return { issuer, server };
 	}
 
 	async function openKeys(): Promise<ApiKeyStore> {
@@ -286,6 +323,10 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	lifecycle.onStop('jobs', () => jobsEnded);
 	lifecycle.onStop('transport', () => transport.close());
 	lifecycle.onStop('grpc', () => grpc.forceShutdown());
+	lifecycle.onStop('enrolment', () => {
+		enrolment?.server.close();
+		enrolment?.server.closeAllConnections();
+	});
 	lifecycle.onStop('http', async () => {
 		ready = false;
 		// A step may wait for a worker that does not answer: requests don't wait for it, and it ends with the transport.

@@ -140,6 +140,12 @@ export function createOrchestratorMetrics(deps: {
 			labelNames: ['outcome'],
 			registers,
 		}),
+		enrolments: new Counter({
+			name: 'distro_enrolments_total',
+			help: 'Certificates that workers asked for, by outcome',
+			labelNames: ['outcome'],
+			registers,
+		}),
 		audits: new Counter({
 			name: 'distro_audits_total',
 			help: 'Audits of workers by outcome',

@@ -33,12 +33,12 @@ const ADDRESS = /^[^\s:/]+:\d{1,5}$/;
 const ZONE_MAX = 63;
 
 export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps): void {
-	const workerOf = (call: Parameters<typeof peerOf>[0]): WorkerId => {
+	const workerOf = (call: Parameters<typeof peerOf>[0]): { workerId: WorkerId; certified?: string } => {
 		const peer = peerOf(call);
 		if (peer.clusterId !== deps.clusterId || peer.role !== 'worker') {
 			throw new DistroError('denied', 'only workers of this cluster may call this');
 		}
-		return parseId<WorkerId>(peer.id, 'the worker id in the certificate');
+		return { workerId: parseId<WorkerId>(peer.id, 'the worker id in the certificate'), certified: peer.name };
 	};
 	const service: ClusterServiceServer = {
 		register: async (call, answer) => {
@@ -49,7 +49,9 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 				if (!ADDRESS.test(address)) throw new DistroError('invalid', 'a worker address is host:port');
 				if (zone.length > ZONE_MAX) throw new DistroError('invalid', `a zone has at most ${ZONE_MAX} characters`);
 				if (receiptKey.length !== 32) throw new DistroError('invalid', 'a receipt key has 32 bytes');
-				const workerId = workerOf(call);
+				const { workerId, certified = name } = workerOf(call);
+				if (name !== certified)
+					throw new DistroError('denied', `the certificate is for ${certified}, and not for ${name}`);
 				await deps.workers.register({ workerId, name, address, zone, receiptKey: Buffer.from(receiptKey) });
 				answer(null, { heartbeatMs: HEARTBEAT_MS });
 			} catch (error) {
@@ -58,7 +60,7 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 		},
 		heartbeat: (call: grpc.ServerDuplexStream<HeartbeatRequest, HeartbeatResponse>) => {
 			try {
-				const workerId = workerOf(call);
+				const { workerId } = workerOf(call);
 				const heartbeat = deps.workers.heartbeat(workerId);
 				const name = deps.workers.name(workerId);
 				deps.onWorker('joined', name);

@@ -251,6 +251,23 @@ export class WorkerRegistry {
 		this.#set(row);
 	}
 
+	/**
+	 * Before a worker gets a certificate for its id and its name. Throws `denied` where that id is known with another receipt
+	 * key, or under another name: then it is another worker's.
+	 */
+	async admit({ workerId, name, receiptKey }: { workerId: WorkerId; name: string; receiptKey: Buffer }): Promise<void> {
+		if (!this.#workers.has(workerId)) await this.read();
+		const row = this.#workers.get(workerId)?.row;
+		if (row === undefined) return;
+		if (!row.receiptKey.equals(receiptKey)) {
+			throw new DistroError('denied', `worker ${workerId} has another receipt key: ${name} has not its volume`);
+		}
+		// Its name may have gone over to an emptied volume, and this be the volume of before.
+		if (row.name !== name && row.name !== withoutName(name, workerId)) {
+			throw new DistroError('denied', `worker ${workerId} is ${row.name}, and not ${name}`);
+		}
+	}
+
 	/** Takes the name from whoever has it and is not heard; the store then refuses it while somebody still has it. */
 	async #freeName({ workerId, name }: WorkerRow): Promise<void> {
 		const isTaken = ({ row }: Entry) => row.name === name && row.workerId !== workerId;
@@ -260,7 +277,7 @@ export class WorkerRegistry {
 		for (const entry of [...this.#workers.values()].filter(isTaken)) {
 			const { row, storedSeenMs } = entry;
 			if (!this.#isUnheard(entry)) continue;
-			const renamed = `${name}~${row.workerId.slice(0, 8)}`;
+			const renamed = withoutName(name, row.workerId);
 			if (!(await this.#store.renameWorker(row.workerId, { name: renamed, lastSeenMs: storedSeenMs }))) continue;
 			const formerly = { ...row, name: renamed };
 			this.#set(formerly);
@@ -609,4 +626,9 @@ export class WorkerRegistry {
 /** It has told this orchestrator how it is, on a stream that is open. */
 function hasFigures({ stream, stats }: Pick<Entry, 'stream' | 'stats'>): boolean {
 	return stream !== null && stats !== null;
+}
+
+/** What a worker is called once its name has gone over to another. */
+function withoutName(name: string, workerId: WorkerId): string {
+	return `${name}~${workerId.slice(0, 8)}`;
 }

@@ -12,9 +12,16 @@ export function createRegistry(labels: { role: string; name: string }): Registry
 	return registry;
 }
 
-/** /metrics, /healthz (the process lives) and /readyz (it can serve). The caller listens. */
-export function createMetricsServer(options: { registry: Registry; ready: ReadyCheck }): Server {
-	const { registry, ready } = options;
+/**
+ * /metrics, /healthz (the process lives, whatever its peers do), /readyz (it can serve) and /identity (who it is, and which
+ * certificates it has loaded; no secret). The caller listens.
+ */
+export function createMetricsServer(options: {
+	registry: Registry;
+	ready: ReadyCheck;
+	identity: () => object;
+}): Server {
+	const { registry, ready, identity } = options;
 	return createServer(async (request, response) => {
 		const answer = (status: number, type: string, body: string) => {
 			response.writeHead(status, { 'content-type': type }).end(body);
@@ -22,10 +29,11 @@ export function createMetricsServer(options: { registry: Registry; ready: ReadyC
 		try {
 			if (request.url === '/metrics') answer(200, registry.contentType, await registry.metrics());
 			else if (request.url === '/healthz') answer(200, 'application/json', '{"status":"ok"}');
+			else if (request.url === '/identity') answer(200, 'application/json', JSON.stringify(identity()));
 			else if (request.url === '/readyz') {
 				const { ok, reasons } = await ready();
 				answer(ok ? 200 : 503, 'application/json', JSON.stringify({ status: ok ? 'ok' : 'not ready', reasons }));
-			} else answer(404, 'text/plain', 'try /metrics, /healthz or /readyz\n');
+			} else answer(404, 'text/plain', 'try /metrics, /healthz, /readyz or /identity\n');
 		} catch {
 			answer(500, 'text/plain', 'internal\n');
 		}

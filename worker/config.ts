@@ -7,7 +7,13 @@ export interface WorkerConfig {
 	readonly dataDir: string;
 	readonly name: string;
 	readonly zone: string;
+	/** Where the zone is read from instead, and looked at again; null: `zone` it is. */
+	readonly zoneFile: string | null;
 	readonly tlsDir: string;
+	/** The authorities that are trusted; null: `ca.crt` in `tlsDir`. */
+	readonly tlsCaFile: string | null;
+	/** Where this worker gets its certificate; null: somebody puts it into `tlsDir`. */
+	readonly enrol: EnrolSettings | null;
 	readonly grpcHost: string;
 	readonly grpcPort: number;
 	/** What orchestrators dial; null: grpcHost and the port that was bound. */
@@ -27,17 +33,29 @@ export interface WorkerConfig {
 	readonly logLevel: string;
 }
 
+export interface EnrolSettings {
+	/** host:port of orchestrators. */
+	readonly address: string;
+	/** A projected service-account token. */
+	readonly tokenFile: string;
+	readonly caFile: string;
+}
+
 const MiB = 1024 * 1024;
 const DAY_MS = 24 * 60 * 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
+const ADDRESS = /^[^\s:/@?#]+:\d{1,5}$/;
 
 export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
 	const reader = new EnvReader(env);
 	const config: WorkerConfig = {
 		dataDir: reader.required('DATA_DIR', './data/worker-1'),
 		name: reader.required('NAME', 'worker-1'),
-		zone: zoneOf(reader),
+		zone: reader.text('ZONE', '').trim(),
+		zoneFile: reader.optional('ZONE_FILE'),
 		tlsDir: reader.required('TLS_DIR', './data/worker-1/tls'),
+		tlsCaFile: reader.optional('TLS_CA_FILE'),
+		enrol: readEnrol(reader),
 		grpcHost: reader.text('GRPC_HOST', '0.0.0.0'),
 		grpcPort: reader.port('GRPC_PORT', 9090),
 		advertise: reader.optional('ADVERTISE'),
@@ -58,11 +76,18 @@ export function readConfig(env: NodeJS.ProcessEnv): WorkerConfig {
 	if (config.advertise === null && ['0.0.0.0', '::'].includes(config.grpcHost)) {
 		reader.mistake('ADVERTISE is not set, and nobody can dial every address: for example ADVERTISE=worker-1:9090');
 	}
+	if (config.zone !== '' && config.zoneFile !== null) reader.mistake('ZONE and ZONE_FILE are both set: keep one');
 	reader.done();
 	return config;
 }
 
-/** ZONE, or the content of ZONE_FILE (a downward-API volume). */
-function zoneOf(reader: EnvReader): string {
-	return reader.secret('ZONE') ?? '';
+function readEnrol(reader: EnvReader): EnrolSettings | null {
+	const address = reader.optional('ENROL_ADDRESS');
+	if (address === null) return null;
+	if (!ADDRESS.test(address)) reader.mistake('ENROL_ADDRESS must be host:port, such as orchestrator:9092');
+	return {
+		address,
+		tokenFile: reader.required('ENROL_TOKEN_FILE', '/var/run/secrets/distro/token'),
+		caFile: reader.required('TLS_CA_FILE', '/etc/distro/ca/ca.crt'),
+	};
 }

@@ -47,7 +47,7 @@ async function serve(
 	const heartbeat = startHeartbeat({
 		orchestrators: [`127.0.0.1:${port}`],
 		credentials: () => grpcChannelCredentials(workerTls),
-		registration,
+		registration: () => registration,
 		stats: async () => stats,
 		scrub: { report: () => nothingFound, heard: () => {} },
 		...parts,

@@ -30,7 +30,8 @@ export interface HeartbeatDeps {
 	readonly orchestrators: readonly string[];
 	/** Asked again for each connection. */
 	readonly credentials: () => ChannelCredentials;
-	readonly registration: RegisterRequest;
+	/** Asked again for each connection. */
+	readonly registration: () => RegisterRequest;
 	/** Rejects while the volume is offline. */
 	readonly stats: () => Promise<StoreStats>;
 	readonly scrub: { report(): ScrubReport; heard(orders: ScrubOrders): void };
@@ -44,6 +45,8 @@ export interface HeartbeatDeps {
 export interface RunningHeartbeat {
 	/** Orchestrators that have answered on their open stream. */
 	connected(): number;
+	/** What it registered with has changed: it does so again. */
+	registerAgain(): void;
 	stop(): Promise<void>;
 }
 
@@ -52,6 +55,9 @@ export function startHeartbeat(deps: HeartbeatDeps): RunningHeartbeat {
 	for (const link of links) link.run();
 	return {
 		connected: () => links.filter((link) => link.connected).length,
+		registerAgain: () => {
+			for (const link of links) link.registerAgain();
+		},
 		stop: async () => {
 			await Promise.all(links.map((link) => link.stop()));
 		},
@@ -75,6 +81,11 @@ class Link {
 
 	run(): void {
 		this.#loop = this.#connectForever();
+	}
+
+	/** By a new connection. */
+	registerAgain(): void {
+		this.#stream?.end();
 	}
 
 	async stop(): Promise<void> {
@@ -125,7 +136,7 @@ class Link {
 	#register(client: ClusterServiceClient): Promise<{ heartbeatMs: number }> {
 		const options = { deadline: this.#deps.clock.nowMs() + REGISTER_TIMEOUT_MS };
 		return new Promise((resolve, reject) => {
-			client.register(this.#deps.registration, new Metadata(), options, (error, response) => {
+			client.register(this.#deps.registration(), new Metadata(), options, (error, response) => {
 				if (error === null) resolve(response);
 				else reject(errorFromServiceError(error));
 			});

@@ -18,17 +18,70 @@ import { createMetricsServer, createRegistry } from '../platform/metrics.ts';
 import { createShardServer } from '../platform/shard-server.ts';
 import { parseIdentity, TlsSource } from '../platform/tls.ts';
 import { readConfig } from './config.ts';
-import { startHeartbeat } from './heartbeat.ts';
+import { Enrolment } from './enrol.ts';
+import { type RunningHeartbeat, startHeartbeat } from './heartbeat.ts';
 import { loadOrCreateIdentity } from './identity.ts';
 import { Scrubber } from './scrub.ts';
 import { shardHandlers } from './service.ts';
 import { openDiskStore } from './store-disk.ts';
+import { Zone } from './zone.ts';
 
 await runProcess('worker', async (lifecycle: Lifecycle) => {
 	const config = readConfig(process.env);
 	const log = createLogger({ role: 'worker', name: config.name, level: config.logLevel });
 	const identity = loadOrCreateIdentity(config.dataDir, systemRandom);
-	const tls = new TlsSource(config.tlsDir);
+	const registry = createRegistry({ role: 'worker', name: config.name });
+
+	// What it can't serve without may take long to come: whoever asks meanwhile hears what it waits for.
+	const enrolment =
+		config.enrol === null
+			? null
+			: new Enrolment({
+					...config.enrol,
+					tlsDir: config.tlsDir,
+					identity,
+					clock: systemClock,
+					random: systemRandom,
+					log,
+				});
+	let heartbeat: RunningHeartbeat | null = null;
+	const zone =
+		config.zoneFile === null
+			? null
+			: new Zone({
+					file: config.zoneFile,
+					dataDir: config.dataDir,
+					clock: systemClock,
+					onChange: () => heartbeat?.registerAgain(),
+				});
+	let unready = async () => ['starting'];
+	let loaded = (): object => ({ certificate: null, ca: [] });
+	const http = createMetricsServer({
+		registry,
+		ready: async () => {
+			const reasons = [
+				...(enrolment === null || enrolment.reason === null ? [] : [`waiting for a certificate: ${enrolment.reason}`]),
+				...(zone !== null && zone.zone === null ? [`waiting for ZONE_FILE ${config.zoneFile} to say the zone`] : []),
+				...(await unready()),
+			];
+			return { ok: reasons.length === 0, reasons };
+		},
+		identity: () => ({ role: 'worker', id: identity.workerId, name: config.name, ...loaded() }),
+	});
+	lifecycle.onStop('http', () => void http.close());
+	lifecycle.onStop('certificate and zone', () => {
+		enrolment?.stop();
+		zone?.stop();
+	});
+	http.listen(config.httpPort, config.httpHost);
+	await listening(http, `HTTP_PORT ${config.httpPort}`);
+
+	const zoneKnown = zone?.start();
+	if (zone !== null && zone.zone === null) log.info({ file: config.zoneFile }, 'waiting for the zone');
+	await Promise.all([enrolment?.start(), zoneKnown]);
+	const tls = new TlsSource(config.tlsDir, { caFile: config.tlsCaFile });
+	enrolment?.onRenewed(() => tls.reload());
+	loaded = () => tls.report();
 	const { clusterId, role, id } = tls.identity;
 	if (role !== 'worker' || parseId<WorkerId>(id, 'the worker id in the certificate') !== identity.workerId) {
 		throw new DistroError(
@@ -36,6 +89,14 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 			`the certificate in ${config.tlsDir} is for ${role} ${id}, and the volume ${config.dataDir} belongs to worker ${identity.workerId}: give this worker its own certificate`,
 		);
 	}
+	new Gauge({
+		name: 'distro_certificate_expiry_timestamp_seconds',
+		help: 'When the process certificate ends',
+		registers: [registry],
+		collect() {
+			this.set(tls.notAfterMs / 1000);
+		},
+	});
 	const store = await openDiskStore({
 		dataDir: config.dataDir,
 		workerId: identity.workerId,
@@ -44,7 +105,6 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		...(config.capacityBytes === null ? {} : { capacityBytes: config.capacityBytes }),
 	});
 	const pool = new ArenaPool(config.memoryBudgetBytes, { clock: systemClock });
-	const registry = createRegistry({ role: 'worker', name: config.name });
 	const bytes = new Counter({
 		name: 'distro_worker_bytes_total',
 		help: 'Bytes of cells received and sent',
@@ -131,40 +191,39 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 	const port = (server.address() as AddressInfo).port;
 	const address = config.advertise ?? `${config.grpcHost}:${port}`;
 
-	const heartbeat = startHeartbeat({
+	const beats = startHeartbeat({
 		orchestrators: config.orchestrators,
 		credentials: () => grpcChannelCredentials(tls),
-		registration: { name: config.name, address, zone: config.zone, receiptKey: rawPublicKey(identity.receiptKey) },
+		registration: () => ({
+			name: config.name,
+			address,
+			zone: zone?.zone ?? config.zone,
+			receiptKey: rawPublicKey(identity.receiptKey),
+		}),
 		stats: () => store.stats(),
 		scrub,
 		clock: systemClock,
 		random: systemRandom,
 		log,
 	});
+	heartbeat = beats;
 	scrub.start();
 
-	let ready = true;
-	const http = createMetricsServer({
-		registry,
-		ready: async () => {
-			if (!ready) return { ok: false, reasons: ['stopping'] };
-			const online = await store.stats().then(
-				() => true,
-				() => false,
-			);
-			const reasons = [
-				...(online ? [] : ['the volume is offline']),
-				...(heartbeat.connected() > 0 ? [] : ['no orchestrator answers']),
-			];
-			return { ok: reasons.length === 0, reasons };
-		},
-	});
-	http.listen(config.httpPort, config.httpHost);
-	await listening(http, `HTTP_PORT ${config.httpPort}`);
+	let stopping = false;
+	unready = async () => {
+		if (stopping) return ['stopping'];
+		const online = await store.stats().then(
+			() => true,
+			() => false,
+		);
+		return [
+			...(online ? [] : ['the volume is offline']),
+			...(beats.connected() > 0 ? [] : ['no orchestrator answers']),
+		];
+	};
 
 	lifecycle.onStop('store', () => store.close());
 	lifecycle.onStop('scrub', () => scrub.stop());
-	lifecycle.onStop('http', () => void http.close());
 	lifecycle.onStop('shards', async () => {
 		const closed = once(server, 'close');
 		server.close();
@@ -172,8 +231,8 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		await closed;
 	});
 	lifecycle.onStop('heartbeat', () => {
-		ready = false;
-		return heartbeat.stop();
+		stopping = true;
+		return beats.stop();
 	});
 	log.info(
 		{ workerId: identity.workerId, address, http: `${config.httpHost}:${(http.address() as AddressInfo).port}` },

@@ -1,7 +1,9 @@
-/** Ed25519: signing keys and receipts. */
+/** Ed25519: signing keys, receipts and enrolments. */
 
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign, verify } from 'node:crypto';
 import { DistroError } from '../errors.ts';
+import type { WorkerId } from '../ids.ts';
+import { type Enrolment, enrolmentSignedBytes } from '../model/enrolment.ts';
 import { type Receipt, receiptSignedBytes } from '../model/receipt.ts';
 
 const RAW_BYTES = 32;
@@ -39,4 +41,15 @@ export function signReceipt(fields: Omit<Receipt, 'signature'>, privateKey: KeyO
 
 export function verifyReceipt(receipt: Receipt, publicKey: KeyObject): boolean {
 	return verify(null, receiptSignedBytes(receipt), publicKey, receipt.signature);
+}
+
+export function signEnrolment(fields: { workerId: WorkerId; publicKey: Buffer }, receiptKey: KeyObject): Enrolment {
+	const signature = sign(null, enrolmentSignedBytes(fields), receiptKey);
+	return { ...fields, receiptKey: rawPublicKey(receiptKey), signature };
+}
+
+/** Whether it was signed by the receipt key that it names. */
+export function verifyEnrolment(enrolment: Enrolment): boolean {
+	const key = publicKeyFromRaw(enrolment.receiptKey);
+	return verify(null, enrolmentSignedBytes(enrolment), key, enrolment.signature);
 }

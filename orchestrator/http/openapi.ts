@@ -181,6 +181,13 @@ export const openApi = {
 				responses: { '200': json('Status', 'It can'), '503': json('Status', 'Why not') },
 			},
 		},
+		'/identity': {
+			get: {
+				summary: 'Who this process is, and which certificates and keys it has loaded (fingerprints and ids)',
+				security: [],
+				responses: { '200': json('Identity', 'As it is now') },
+			},
+		},
 		'/metrics': { get: { summary: 'Prometheus metrics', responses: { '200': { description: 'Text' } } } },
 		'/openapi.json': { get: { summary: 'This', security: [], responses: { '200': { description: 'OpenAPI 3.1' } } } },
 	},
@@ -328,6 +335,28 @@ export const openApi = {
 				type: 'object',
 				required: ['jobs'],
 				properties: { jobs: { type: 'array', items: { $ref: '#/components/schemas/Job' } } },
+			},
+			Identity: {
+				type: 'object',
+				required: ['role', 'id', 'name', 'certificate', 'ca', 'issuer', 'master_keys'],
+				properties: {
+					role: { type: 'string' },
+					id: { type: 'string' },
+					name: { type: 'string' },
+					certificate: { $ref: '#/components/schemas/Certificate' },
+					ca: { type: 'array', items: { type: 'string' } },
+					issuer: { oneOf: [{ $ref: '#/components/schemas/Certificate' }, { type: 'null' }] },
+					master_keys: { type: 'array', items: { type: 'string' } },
+				},
+			},
+			Certificate: {
+				type: 'object',
+				required: ['fingerprint', 'not_after', 'chain'],
+				properties: {
+					fingerprint: { type: 'string' },
+					not_after: { type: 'string', format: 'date-time' },
+					chain: { type: 'array', items: { type: 'string' } },
+				},
 			},
 			Status: {
 				type: 'object',

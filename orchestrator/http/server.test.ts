@@ -122,6 +122,7 @@ beforeEach(async () => {
 		cluster: unusedCluster,
 		auth: null,
 		ready: async () => ({ ok: true, reasons: [] }),
+		identity: () => ({ role: 'orchestrator', id: KNOWN, name: 'orchestrator-1' }),
 		metrics: { contentType: 'text/plain', render: async () => '', observeRequest: () => {} },
 		log: { error: () => {}, warn: (fields) => warned.push(fields), debug: () => {} },
 		limits: { maxObjectBytes: MAX_BYTES },

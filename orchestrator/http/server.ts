@@ -38,6 +38,8 @@ export interface HttpServerDeps {
 	/** null: open to whoever reaches it. */
 	readonly auth: Authenticator | null;
 	readonly ready: () => Promise<{ ok: boolean; reasons: string[] }>;
+	/** Who this process is, and which certificates and keys it has loaded; no secret. */
+	readonly identity: () => object;
 	readonly metrics: {
 		readonly contentType: string;
 		render(): Promise<string>;
@@ -317,6 +319,12 @@ function routesOf(deps: HttpServerDeps): Route[] {
 				const { ok, reasons } = await deps.ready();
 				answerJson(response, ok ? 200 : 503, { status: ok ? 'ok' : 'not ready', reasons });
 			},
+		},
+		{
+			method: 'GET',
+			path: '/identity',
+			scope: null,
+			handler: async ({ response }) => answerJson(response, 200, deps.identity()),
 		},
 		{
 			method: 'GET',
