@@ -10,6 +10,7 @@ import { realClock, seededRandom } from '../test/support/clock.ts';
 import { startSupabase, type TestSupabase } from '../test/support/supabase.ts';
 import { API_KEYS_FILE, openApiKeys, openApiKeysFile } from './api-keys.ts';
 import { openSupabaseApiKeys } from './api-keys-supabase.ts';
+import { DeletionLog } from './deletions.ts';
 import { giveUpMove, moveMetadata } from './move-metadata.ts';
 import type { MoveSide } from './move-side.ts';
 import { SqliteMoveSide } from './move-sqlite.ts';
@@ -94,6 +95,10 @@ async function seed(file: string, objects: number): Promise<Upload[]> {
 	});
 	const gone = await make.store(store, ids, { segments: 2 });
 	await store.deleteObject(gone.objectId, atOnce());
+	for (const segments of [0, 2]) {
+		const trashed = await make.store(store, ids, { segments, missing: [3] });
+		await store.deleteObject(trashed.objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 9, by: 'ä' });
+	}
 	const found = uploads.find(({ commit }) => commit.segments.length > 0) as Upload;
 	const [shard] = found.shards as [Upload['shards'][number]];
 	await store.addFindings([{ ...shard, kind: 'corrupt', detail: 'row 3: a\0b', foundAtMs: NOW_MS }]);
@@ -187,6 +192,9 @@ async function contents(store: MetadataStore, uploads: readonly Upload[]) {
 		counts: await store.counts(),
 		intents: await store.intents(1_000),
 		repairs: await store.repairs({ nowMs: NOW_MS * 2, limit: 1_000 }),
+		trash: await store.trash({ limit: 100, after: null }),
+		log: await store.deletionLog({ limit: 100, after: 0 }),
+		verdict: await new DeletionLog(store).verify(),
 		deletions: await Promise.all(workers.map(({ workerId }) => store.deletions(workerId, 1_000))),
 		cluster: await store.initCluster({ clusterId: 'f'.repeat(32) as ClusterId, createdAtMs: 1, keys: [] }),
 	};
@@ -295,7 +303,7 @@ describe('there and back', () => {
 		expect(there.objects).toEqual(uploads.map(({ commit: { object, segments } }) => ({ object, segments })));
 		expect(there.counts.objects).toBe(uploads.length);
 		const [exact] =
-			await supabase.sql`SELECT sum(size_bytes)::text AS sum, (SELECT sum(bytes)::text FROM distro.totals) AS total
+			await supabase.sql`SELECT sum(size_bytes)::text AS sum, (SELECT sum(bytes + trash_bytes)::text FROM distro.totals) AS total
 			FROM distro.objects`;
 		expect(exact?.total).toBe(exact?.sum);
 		expect(BigInt(exact?.sum as string)).toBeGreaterThan(2n ** 53n);

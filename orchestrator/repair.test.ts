@@ -59,6 +59,20 @@ test('the rebuilt shard has the cells, the root and the recovery record of the l
 	expect(cluster.pool.usedBytes).toBe(0);
 });
 
+test('what is in the trash is repaired like everything else, and reads when it is back', async () => {
+	const { cluster, deps, lost, spare } = await damaged();
+	cluster.transport.shardsOf(lost.workerId).delete(lost.shardId);
+	const [row] = (await cluster.store.list({ limit: 1, after: null })).objects;
+	if (row === undefined) throw new Error('no object');
+	await cluster.store.deleteObject(row.objectId, { nowMs: 1, purgeAtMs: 2, by: '' });
+	expect(await repairOnce(deps)).toEqual([null]);
+	expect(cluster.transport.shardsOf(spare).size).toBe(1);
+	expect((await cluster.store.counts()).repairs).toBe(0);
+	const info = await cluster.objects.undelete(row.objectId, '');
+	expect((await cluster.download(info)).length).toBe(row.sizeBytes);
+	expect((await cluster.objects.explain(row.objectId, { fromSegment: 0, limit: 9 })).health).toBe('healthy');
+});
+
 test.each([
 	['takes nothing', { frozen: true }, 'timeout'],
 	['never sends a receipt', { noReceipt: true }, 'timeout'],

@@ -366,6 +366,10 @@ describe('opening says in one sentence what is wrong, never the key', () => {
 				await store.begin({ uploadId, objectId, shards, expiresAtMs: NOW_MS });
 				await call('commit', { ...args, segments: args.segments.map(({ set: _, ...segment }) => segment) });
 			}
+			// And know of no trash.
+			const { objectId } = await make.store(store, workers);
+			await call('deleteObject', { objectId, nowMs: NOW_MS, callId: make.id() });
+			expect([await store.object(objectId), await store.trashed(objectId)]).toEqual([null, null]);
 			await checkRedundancy(store);
 			await store.close();
 		} finally {

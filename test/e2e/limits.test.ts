@@ -22,7 +22,7 @@ if (cannotMount !== null) process.stdout.write(`disks that fill up mid-way are n
 
 describe('disks that fill up', () => {
 	const CAPACITY_BYTES = 100 * MiB;
-	const env = { CAPACITY: '100Mi', DISK_RESERVE: '0' };
+	const env = { CAPACITY: '100Mi', DISK_RESERVE: '0', TRASH_PERIOD: '0s' };
 
 	test('all of them: 507, what is there stays readable, and room given back is used again', async () => {
 		const c = await startCluster({ workers: 4, env });

@@ -101,7 +101,8 @@ describe('sizes', () => {
 		expect((await get(c.http, object_id, [at, at + 99])).length).toBe(100);
 		expect((await fetch(`${c.http}/objects/${object_id}`, { method: 'DELETE' })).status).toBe(204);
 		await expect(get(c.http, object_id)).rejects.toMatchObject({ status: 404 });
-		await until(async () => (await cluster(c.http)).queues.deletions === 0, { what: 'its shards to go to trash' });
+		expect((await fetch(`${c.http}/trash/${object_id}`, { method: 'DELETE' })).status).toBe(204);
+		await until(async () => (await cluster(c.http)).queues.deletions === 0, { what: 'its shards to be deleted' });
 	});
 });
 

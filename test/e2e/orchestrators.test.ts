@@ -29,7 +29,7 @@ const BURST = 24;
 let c: TestCluster;
 
 beforeAll(async () => {
-	c = await startCluster({ workers: 6, env: { METADATA: 'supabase', ORCHESTRATORS: '3' } });
+	c = await startCluster({ workers: 6, env: { METADATA: 'supabase', ORCHESTRATORS: '3', TRASH_PERIOD: '0s' } });
 });
 afterAll(() => c?.remove());
 

@@ -39,7 +39,7 @@ describe('one cluster', () => {
 	let c: TestCluster;
 
 	beforeEach(async () => {
-		c = await startCluster({ env: { MASTER_KEY } });
+		c = await startCluster({ env: { MASTER_KEY, TRASH_PERIOD: '0s' } });
 	});
 	afterEach(() => c.remove());
 

@@ -13,7 +13,7 @@ let c: TestCluster;
 
 beforeAll(async () => {
 	supabase = await startSupabase();
-	c = await startCluster({ env: environment() });
+	c = await startCluster({ env: { ...environment(), TRASH_PERIOD: '0s' } });
 });
 afterAll(async () => {
 	await c?.remove();

@@ -27,7 +27,14 @@ const WORKER_MIB = 192;
 const COMPLAINTS_SHOWN = 60;
 /** Workers read all they have again in a minute, and are asked ten times a second: damage must be found while this lasts. */
 const ENV = { SCRUB_PERIOD: '60s' };
-const CLUSTER_ENV = { ...ENV, ZONE: 'zone-a', LOST_AFTER: '8s', REPAIR_SHARE: '50', AUDITS_PER_HOUR: '36000' };
+const CLUSTER_ENV = {
+	...ENV,
+	ZONE: 'zone-a',
+	LOST_AFTER: '8s',
+	REPAIR_SHARE: '50',
+	AUDITS_PER_HOUR: '36000',
+	TRASH_PERIOD: '0s',
+};
 
 const cannotMount = whyNoMount();
 const ONCE: readonly Fault[] = ['gone', 'gone', 'drain', 'add', 'add'];

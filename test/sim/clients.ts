@@ -8,7 +8,7 @@ import { LARGE_CELL_BYTES, SMALL_CELL_BYTES, SMALL_OBJECT_BYTES, TAG_BYTES } fro
 import type { ByteSink } from '../../core/ports.ts';
 import type { ObjectInfo } from '../../orchestrator/objects.types.ts';
 import { seededRandom } from '../support/clock.ts';
-import { kindOf, type Running, type SimOrchestrator, type Site } from './cluster.ts';
+import { kindOf, type Running, type SimOrchestrator, type Site, TRASH_MS } from './cluster.ts';
 import type { Dice } from './dice.ts';
 import { Violation } from './world.ts';
 
@@ -18,7 +18,9 @@ export interface Wish {
 	readonly bytes: Buffer;
 	readonly key: string | null;
 	/** `unknown`: the answer did not come, or said that it may come to pass yet. */
-	state: 'asked' | 'stored' | 'refused' | 'unknown' | 'deleting' | 'deleted';
+	state: 'asked' | 'stored' | 'unknown' | 'deleting' | 'trashed' | 'undeleting' | 'purging' | 'deleted';
+	/** When somebody first asked to delete it since it was there last: it is not freed before that and its time in the trash. */
+	trashedAtMs: number;
 	objectId: ObjectId | null;
 	underWay: number;
 }
@@ -42,12 +44,23 @@ const SIZES = [
 	SMALL_OBJECT_BYTES + 1,
 	4 * LARGE + 1,
 ];
+/** Of orchestrators that share the store's time. */
+const CLOCKS_DIFFER_MS = 15_000;
 /** What a request may fail with though nothing is wrong with Distro. */
 const PASSING = ['unavailable', 'timeout', 'canceled', 'exhausted', 'expired', 'conflict'];
 
 export class Clients {
 	readonly wishes: Wish[] = [];
-	readonly counts = { stored: 0, refused: 0, unknown: 0, reads: 0, failedReads: 0, deleted: 0 };
+	readonly counts = {
+		stored: 0,
+		refused: 0,
+		unknown: 0,
+		reads: 0,
+		failedReads: 0,
+		deleted: 0,
+		undeleted: 0,
+		purged: 0,
+	};
 	/** Part of the answers that don't come. */
 	lostAnswers = 0.01;
 	readonly #site: Site;
@@ -60,6 +73,10 @@ export class Clients {
 
 	get stored(): Wish[] {
 		return this.wishes.filter(({ state }) => state === 'stored');
+	}
+
+	get trashed(): Wish[] {
+		return this.wishes.filter(({ state }) => state === 'trashed');
 	}
 
 	/** An orchestrator that answers, or one that seems to: load balancers are late. */
@@ -106,6 +123,7 @@ export class Clients {
 			key: dice.chance(0.4) ? `key-${count}` : null,
 			state: 'asked',
 			objectId: null,
+			trashedAtMs: 0,
 			underWay: 0,
 		};
 		this.wishes.push(wish);
@@ -217,12 +235,14 @@ export class Clients {
 		const length = isWhole ? bytes.length : dice.below(bytes.length - offset + 1);
 		const leaves = options.mustWork !== true && dice.chance(0.05);
 		this.counts.reads++;
+		const wasTrashed = wish.state === 'trashed';
 		this.#ask(
 			orchestrator,
 			(running) => download(running, { objectId, offset, length, leavesAfterMs: leaves ? dice.between(1, 200) : null }),
 			(answer) => {
 				const isWanted = wish.state === 'stored';
 				if (answer !== null && 'ok' in answer) {
+					if (wasTrashed && wish.state === 'trashed') world.fail(new Violation(`${name} is in the trash and was read`));
 					if (!answer.ok.equals(bytes.subarray(offset, offset + length))) {
 						world.fail(new Violation(`${name} was read with other bytes than were stored`));
 					}
@@ -245,21 +265,72 @@ export class Clients {
 		const { objectId, name } = wish;
 		if (orchestrator === undefined || objectId === null) return;
 		const { world } = this.#site;
+		if (wish.state !== 'deleting') wish.trashedAtMs = world.nowMs;
 		wish.state = 'deleting';
 		this.#ask(
 			orchestrator,
 			({ objects }) => objects.remove(objectId, ''),
 			(answer) => {
-				const kind = answer === null ? 'no answer' : 'ok' in answer ? 'ok' : kindOf(answer.error);
+				const kind = kindOfAnswer(answer);
 				// The second time it is gone.
 				if (kind === 'ok' || kind === 'not_found') {
-					wish.state = 'deleted';
+					wish.state = 'trashed';
 					this.counts.deleted++;
 				}
 				world.tell(`${name} is deleted: ${kind}`);
 			},
 		);
 	}
+
+	undelete(wish: Wish): void {
+		const orchestrator = this.#anyOrchestrator();
+		const { objectId, name } = wish;
+		if (orchestrator === undefined || objectId === null) return;
+		const { world } = this.#site;
+		wish.state = 'undeleting';
+		this.#ask(
+			orchestrator,
+			({ objects }) => objects.undelete(objectId, ''),
+			(answer) => {
+				const kind = kindOfAnswer(answer);
+				if (kind === 'ok') {
+					wish.state = 'stored';
+					this.counts.undeleted++;
+				} else if (kind === 'not_found') {
+					wish.state = 'deleted';
+					if (world.nowMs < wish.trashedAtMs + TRASH_MS - CLOCKS_DIFFER_MS) {
+						world.fail(new Violation(`${name} was deleted lately and can not be had back`));
+					}
+				}
+				world.tell(`${name} is undeleted: ${kind}`);
+			},
+		);
+	}
+
+	/** Out of the trash before its time. */
+	purge(wish: Wish): void {
+		const orchestrator = this.#anyOrchestrator();
+		const { objectId, name } = wish;
+		if (orchestrator === undefined || objectId === null) return;
+		const { world } = this.#site;
+		wish.state = 'purging';
+		this.#ask(
+			orchestrator,
+			({ objects }) => objects.purge(objectId, ''),
+			(answer) => {
+				const kind = kindOfAnswer(answer);
+				if (kind === 'ok' || kind === 'not_found') {
+					wish.state = 'deleted';
+					this.counts.purged++;
+				}
+				world.tell(`${name} is purged: ${kind}`);
+			},
+		);
+	}
+}
+
+function kindOfAnswer(answer: { ok: unknown } | { error: unknown } | null): string {
+	return answer === null ? 'no answer' : 'ok' in answer ? 'ok' : kindOf(answer.error);
 }
 
 async function download(

@@ -40,7 +40,8 @@ import { SimNode, type World } from './world.ts';
 
 const MiB = 1024 * 1024;
 export const LOST_AFTER_MS = 60_000;
-export const TRASH_MS = 5 * 60_000;
+/** So short that things are purged while everything fails. */
+export const TRASH_MS = 60_000;
 const HEARTBEAT_MS = 2_000;
 const SCRUB_ORDERS_MS = 2_000;
 const SCRUB_PERIOD_MS = 30 * 60_000;

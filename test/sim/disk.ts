@@ -104,6 +104,12 @@ export class SimDisk {
 		return this.#folders.get(`${ROOT}/shards/${shardId.slice(0, 2)}`) as Folder;
 	}
 
+	/** What the worker keeps of deleted shards. */
+	trashIds(): ShardId[] {
+		const days = [...(this.#root.names.get('trash') as Folder).names.values()];
+		return days.flatMap((day) => (day instanceof Folder ? ([...day.names.keys()] as ShardId[]) : []));
+	}
+
 	shardIds(): ShardId[] {
 		const found: ShardId[] = [];
 		for (const folder of (this.#root.names.get('shards') as Folder).names.values()) {

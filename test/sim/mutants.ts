@@ -133,8 +133,53 @@ const MUTANTS: readonly Mutant[] = [
 	{
 		bug: 'the delete queue forgets what a worker did not delete',
 		file: 'orchestrator/jobs.ts',
-		from: 'await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS });',
-		to: 'await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS }).catch(() => {});',
+		from: 'await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS, forGood });',
+		to: 'await transport.delete(worker, shardIds, { timeoutMs: DELETE_TIMEOUT_MS, forGood }).catch(() => {});',
+	},
+	{
+		bug: 'an object is purged before its time in the trash is over',
+		file: 'orchestrator/store-memory.ts',
+		from: 'trash !== null && trash.purgeAtMs <= nowMs',
+		to: 'trash !== null',
+	},
+	{
+		bug: 'a purge takes what was undeleted meanwhile as well',
+		file: 'orchestrator/store-memory.ts',
+		from: `		stored.trash = null;
+		this.#log({ objectId, action: 'undeleted'`,
+		to: `		const until = stored.trash.purgeAtMs;
+		stored.trash = null;
+		this.#undeleted.set(objectId, until);
+		this.#log({ objectId, action: 'undeleted'`,
+		and: [
+			{
+				file: 'orchestrator/store-memory.ts',
+				from: `		const batch = due.sort(`,
+				to: `		for (const [objectId, until] of this.#undeleted) {
+			const stored = data.objects.get(objectId);
+			if (until <= nowMs && stored !== undefined) due.push(stored);
+			if (until <= nowMs) this.#undeleted.delete(objectId);
+		}
+		const batch = due.sort(`,
+			},
+			{
+				file: 'orchestrator/store-memory.ts',
+				from: '	#closed = false;\n',
+				to: '	#closed = false;\n	readonly #undeleted = new Map<ObjectId, number>();\n',
+			},
+		],
+	},
+	{
+		bug: 'shards of what was purged go to the trash of their workers',
+		file: 'orchestrator/jobs.ts',
+		from: '{ timeoutMs: DELETE_TIMEOUT_MS, forGood }',
+		to: '{ timeoutMs: DELETE_TIMEOUT_MS }',
+	},
+	{
+		bug: 'what is deleted leaves its worker sets, so that nobody mends it any more',
+		file: 'orchestrator/store-memory.ts',
+		from: 'for (const { row, segments, trash } of this.#open.objects.values()) {',
+		to: 'for (const { row, segments, trash } of this.#open.objects.values()) {\n			if (trash !== null) continue;',
 	},
 	{
 		bug: 'reconcile takes what only an open intent names',

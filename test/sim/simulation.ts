@@ -32,7 +32,17 @@ export interface RunResult {
 
 const SETTLES_WITHIN_MS = 90 * 60_000;
 const OBJECTS_MAX = 30;
-const JOB_NAMES = ['expire-intents', 'deletions', 'repair', 'drain', 'rebalance', 'audit', 'reconcile', 'scrub'];
+const JOB_NAMES = [
+	'expire-intents',
+	'trash',
+	'deletions',
+	'repair',
+	'drain',
+	'rebalance',
+	'audit',
+	'reconcile',
+	'scrub',
+];
 
 export async function run(options: RunOptions): Promise<RunResult> {
 	const world = new World(options.seed, { trace: options.trace ?? false });
@@ -124,13 +134,20 @@ class Simulation {
 			const { clients } = this;
 			const stored = clients.stored;
 			const wish = dice.pick(stored);
+			const trashed = dice.pick(clients.trashed);
 			const what = dice.weighted([
 				[stored.length > OBJECTS_MAX ? 0 : 5, 'store'],
 				[4, 'read'],
-				[stored.length > OBJECTS_MAX ? 6 : 1, 'delete'],
+				[stored.length > OBJECTS_MAX ? 6 : 1.5, 'delete'],
+				[trashed === undefined ? 0 : 1, 'undelete'],
+				[trashed === undefined ? 0 : 0.3, 'purge'],
+				[trashed === undefined ? 0 : 0.3, 'read what is deleted'],
 			]);
 			world.tell(`step ${index}: ${what}`);
-			if (what === 'store' || wish === undefined) clients.store();
+			if (what === 'undelete' && trashed !== undefined) clients.undelete(trashed);
+			else if (what === 'purge' && trashed !== undefined) clients.purge(trashed);
+			else if (what === 'read what is deleted' && trashed !== undefined) clients.read(trashed);
+			else if (what === 'store' || wish === undefined) clients.store();
 			else if (what === 'read') clients.read(wish);
 			else clients.remove(wish);
 		}
@@ -147,8 +164,12 @@ class Simulation {
 		const { orchestrators, data } = this.#site;
 		const { dice } = this.#world;
 		this.#truth.checkPlacements();
-		for (const { name, objectId } of this.clients.stored) {
-			if (objectId !== null && !data.objects.has(objectId)) throw new Violation(`${name} was stored and is gone`);
+		for (const { name, objectId, state } of this.clients.wishes) {
+			if (objectId === null) continue;
+			const stored = data.objects.get(objectId);
+			if (state === 'stored' && stored?.trash !== null) throw new Violation(`${name} was stored and is gone`);
+			if (state === 'trashed' && stored?.trash === null) throw new Violation(`${name} was deleted and is back`);
+			if (state === 'deleted' && stored !== undefined) throw new Violation(`${name} was purged and is back`);
 		}
 		const up = dice.pick(orchestrators.filter(({ isUp }) => isUp))?.running;
 		if (up === undefined || up === null) return;
@@ -233,12 +254,14 @@ class Simulation {
 			for (const wish of wishes) {
 				if (wish.state === 'unknown' && wish.key !== null) this.clients.put(wish);
 				if (wish.state === 'deleting') this.clients.remove(wish);
-				await world.advance(wish.state === 'unknown' || wish.state === 'deleting' ? 2_000 : 1);
+				if (wish.state === 'undeleting') this.clients.undelete(wish);
+				if (wish.state === 'purging') this.clients.purge(wish);
+				await world.advance(isUncertain(wish) ? 2_000 : 1);
 			}
 			await world.advance(90_000);
 		}
 		for (const { state, key, name, underWay } of wishes) {
-			if ((state === 'unknown' && key !== null) || state === 'deleting' || state === 'asked') {
+			if ((state === 'unknown' && key !== null) || ['asked', 'deleting', 'undeleting', 'purging'].includes(state)) {
 				throw new Violation(`${name} is still ${state} long after all faults ended (${underWay} under way)`);
 			}
 		}
@@ -273,6 +296,8 @@ class Simulation {
 				.filter(({ row, state }) => !gone.has(row.workerId) && (state === 'suspect' || state === 'lost'));
 			if (away.length > 0) return `${host} does not hear ${away.map(({ row }) => row.name).join()}`;
 		}
+		const trashed = [...data.objects.values()].filter(({ trash }) => trash !== null);
+		if (trashed.length > 0) return `${trashed.length} objects in the trash`;
 		if (intents.size > 0) return `${intents.size} intents`;
 		if (repairs.size > 0) return `${repairs.size} repairs`;
 		const queued = [...deletions.values()].filter(({ workerId }) => !gone.has(workerId));
@@ -311,11 +336,16 @@ class Simulation {
 			const { name } = openManifest(keyring.dataKey(row.versionId, row), row.manifest);
 			const wish = this.clients.wishes.find((other) => other.name === name);
 			if (name === null || wish === undefined) throw new Violation(`nobody asked for object ${row.objectId}`);
-			if (wish.state === 'deleted') throw new Violation(`${name} was deleted and is there`);
+			if (wish.state === 'deleted' || wish.state === 'trashed') throw new Violation(`${name} was deleted and is there`);
 			if (names.has(name)) throw new Violation(`${name} is there twice`);
 			names.add(name);
 		}
 	}
+}
+
+/** Somebody waits for an answer. */
+function isUncertain({ state }: Wish): boolean {
+	return ['unknown', 'deleting', 'undeleting', 'purging'].includes(state);
 }
 
 /** All that looks like an id, to follow one through the history. */

@@ -19,6 +19,7 @@ import {
 	shardOffset,
 } from '../../core/codec/layout.ts';
 import { decodeTrailer, readTrailerFooter, trailerOffset } from '../../core/codec/trailer.ts';
+import { type DeletionAction, follows, headAfter, NO_DELETIONS } from '../../core/crypto/deletion-log.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../../core/crypto/digest.ts';
 import { segmentKey } from '../../core/crypto/keys.ts';
 import { cellAd, createCellDecipher, openInline } from '../../core/crypto/seal.ts';
@@ -59,6 +60,8 @@ export class Truth {
 	 * it once more. So few of them may be found beside the planted ones.
 	 */
 	mayBeLeft = 0;
+	/** Those that were to be deleted for good at some time. */
+	readonly #purged = new Set<ShardId>();
 	readonly #site: Site;
 	readonly #workers = new Map<WorkerId, SimWorker>();
 
@@ -141,7 +144,10 @@ export class Truth {
 
 	/** After a call of an orchestrator had its effect. */
 	checkCall({ method, args }: StoreCall): void {
-		const { leases } = this.#site.data;
+		const { leases, deletions } = this.#site.data;
+		if (method === 'purgeTrash' || method === 'purgeObject') {
+			for (const { shardId, forGood } of deletions.values()) if (forGood) this.#purged.add(shardId);
+		}
 		if (method === 'commit') {
 			for (const { k, n, placements } of (args[0] as Commit).segments) {
 				const quorum = Math.min(n, k + Math.max(1, Math.ceil((n - k) / 2)));
@@ -202,7 +208,8 @@ export class Truth {
 				const isThere = inventory.has(shardId) || this.damaged.has(shardId) || this.worker(workerId)?.isGone;
 				return isThere && !data.findings.has(shardId) && registry.isReachable(workerId);
 			});
-		for (const { row, segments } of data.objects.values()) {
+		for (const { row, segments, trash } of data.objects.values()) {
+			if (trash !== null) continue;
 			const found = segments.map((segment) => ({ ...segment, placed: goodOf(segment).length }));
 			const health = HEALTHS[Math.max(0, ...found.map(severity))] as (typeof HEALTHS)[number];
 			counts.objects++;
@@ -295,9 +302,30 @@ export class Truth {
 		return Buffer.concat(parts);
 	}
 
+	/** The log is a chain, and its last word about each object is what became of it. */
+	#checkLog(): void {
+		const { data } = this.#site;
+		let head = NO_DELETIONS;
+		const last = new Map<ObjectId, DeletionAction>();
+		for (const entry of data.deletionLog) {
+			if (!follows(head, entry)) throw new Violation(`entry ${entry.number} of the log of deletions breaks the chain`);
+			head = headAfter(entry);
+			const before = last.get(entry.objectId);
+			const isPossible = entry.action === 'trashed' ? before !== 'trashed' : before === 'trashed';
+			if (!isPossible)
+				throw new Violation(`object ${entry.objectId} was ${entry.action} after it was ${before ?? 'made'}`);
+			last.set(entry.objectId, entry.action);
+		}
+		for (const [objectId, action] of last) {
+			const stored = data.objects.get(objectId);
+			const is = stored === undefined ? 'purged' : stored.trash === null ? 'undeleted' : 'trashed';
+			if (is !== action) throw new Violation(`object ${objectId} is ${is}, and the log says ${action}`);
+		}
+	}
+
 	/** When all is over: every object at its full n, and on the disks nothing else. */
 	checkSettled(): void {
-		const { data, workers } = this.#site;
+		const { workers } = this.#site;
 		const placed = new Map<ShardId, string>();
 		for (const { row, segment } of this.segments()) {
 			const good = this.good(row, segment);
@@ -315,10 +343,13 @@ export class Truth {
 				if (placed.get(shardId) !== workerId) throw new Violation(`shard ${shardId} on ${name} belongs to nobody`);
 				found.add(shardId);
 			}
+			for (const shardId of [...disk.shardIds(), ...disk.trashIds()]) {
+				if (this.#purged.has(shardId)) throw new Violation(`shard ${shardId} on ${name} was purged and is there`);
+			}
 		}
 		for (const [shardId, workerId] of placed)
 			if (!found.has(shardId)) throw new Violation(`shard ${shardId} is not on ${workerId}`);
-		if (data.placed.size === 0 && data.objects.size > 10) return;
+		this.#checkLog();
 	}
 }
 
