@@ -6,7 +6,7 @@ import { rawPublicKey } from '../../core/crypto/sign.ts';
 import { asDistroError, type DistroError } from '../../core/errors.ts';
 import { type ClusterId, newId, type WorkerId } from '../../core/ids.ts';
 import { LARGE_CELL_BYTES } from '../../core/limits.ts';
-import { DEFAULT_POLICY } from '../../core/model/redundancy.ts';
+import { DEFAULT_POLICY, type RedundancyPolicy } from '../../core/model/redundancy.ts';
 import type { Random } from '../../core/ports.ts';
 import { auditJob } from '../../orchestrator/audit.ts';
 import { shardDrawer } from '../../orchestrator/audit-draw.ts';
@@ -64,6 +64,8 @@ export class Site {
 	readonly orchestrators: SimOrchestrator[] = [];
 	readonly workers: SimWorker[] = [];
 	readonly seed: string;
+	/** Read by each orchestrator at its start. */
+	policy: RedundancyPolicy = DEFAULT_POLICY;
 	onStoreCall: (call: StoreCall) => void = () => {};
 	onFailedStep: (job: string, error: DistroError) => void = () => {};
 
@@ -156,7 +158,7 @@ export class SimOrchestrator {
 		const jobControl = new JobControl({ store, clock });
 		const findings = new Findings({ store, clock, onReport: () => {} });
 		const scrub = new ScrubDesk({ findings });
-		const policy = DEFAULT_POLICY;
+		const { policy } = this.#site;
 		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
 		const objects = new ObjectService({ ...deps, inlineMaxBytes: 4096, trashMs: TRASH_MS });
 		const cluster = new Cluster({
