@@ -397,11 +397,11 @@ test('what was written while workers were away is widened when they are back', a
 	const away = await memoryAway(it);
 	it.cluster.leave(5);
 	let narrow = 0;
-	Object.assign(it.cluster.deps, { onNarrow: () => narrow++ });
+	Object.assign(it.cluster.deps, { onMayNotSuit: () => narrow++ });
 	const bytes = random.bytes(5_000_000);
 	it.contents.set(await it.cluster.upload(bytes), bytes);
 	expect([await codes(it), away(), narrow]).toEqual([['3+2'], 'suspect', 1]);
-	await it.cluster.store.requestRun('reencode-narrow-writes', 0);
+	await it.cluster.store.requestRun('reencode-look-again', 0);
 	const lease = await it.cluster.store.acquireLease('reencode', { holder: 'test', ttlMs: 600_000 });
 	if (lease === null) throw new Error('no lease');
 	const unasked = () => {
@@ -410,12 +410,12 @@ test('what was written while workers were away is widened when they are back', a
 	};
 	// It waits for the worker.
 	await unasked();
-	expect(stateOf(job).narrow_looked_at).toBe(0);
+	expect(stateOf(job).looks_met).toBe(0);
 	it.cluster.comeBack(5);
 	while ((await unasked()) === 0);
 	expect(await codes(it)).toEqual(['4+2']);
 	while ((await unasked()) === 0);
-	expect([stateOf(job).narrow_looked_at, stateOf(job).walk]).toEqual([1, null]);
+	expect([stateOf(job).looks_met, stateOf(job).walk]).toEqual([1, null]);
 	// With all of them there nothing is narrow.
 	await it.cluster.upload(bytes);
 	expect(narrow).toBe(1);

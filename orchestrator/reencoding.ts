@@ -55,11 +55,11 @@ interface Walk {
 }
 
 /** A row of its own among those of the jobs: every orchestrator counts there. */
-const NARROW_WRITES = 'reencode-narrow-writes';
+const LOOK_AGAIN = 'reencode-look-again';
 const TELL_EVERY_MS = 5_000;
 
-/** Tells the job, wherever it runs, that objects were written with fewer workers than there are: they are to be looked at. */
-export class NarrowWrites {
+/** Tells the job, wherever it runs, that there is something new that may not suit: everything is looked at again. */
+export class LookAgain {
 	readonly #deps: { readonly store: MetadataStore; readonly clock: Clock };
 	#isTelling = false;
 
@@ -67,14 +67,14 @@ export class NarrowWrites {
 		this.#deps = deps;
 	}
 
-	/** After the object is stored. Many at once are told as one. */
+	/** After it is there. Many at once are told as one. */
 	tell(): void {
 		if (this.#isTelling) return;
 		this.#isTelling = true;
 		const { store, clock } = this.#deps;
 		clock.schedule(TELL_EVERY_MS, () => {
 			this.#isTelling = false;
-			store.requestRun(NARROW_WRITES, clock.nowMs()).catch(() => this.tell());
+			store.requestRun(LOOK_AGAIN, clock.nowMs()).catch(() => this.tell());
 		});
 	}
 }
@@ -90,8 +90,8 @@ export interface ReencodeState extends JobProgress {
 	/** The code table of the last look at everything that left nothing to do, and when that was. */
 	readonly suits: string | null;
 	readonly suits_at_ms: number;
-	/** Of the times that objects were written with other codes because workers were away, those that a walk came after. */
-	readonly narrow_looked_at: number;
+	/** Of the times that somebody told of objects that may not suit, those that a walk came after. */
+	readonly looks_met: number;
 	/** Too few workers can take shards of the code that is wanted now. */
 	readonly stuck: readonly { readonly wanted: string; readonly segments: number }[];
 }
@@ -152,9 +152,9 @@ class Reencoder {
 	#totals = { segments: 0, bytes: 0, failed: 0 };
 	#walk: Walk | null = null;
 	#suits: { key: string | null; atMs: number } = { key: null, atMs: 0 };
-	/** Times that objects were written with fewer workers than there are, as of now and as of the last walk's beginning. */
-	#narrow = 0;
-	#narrowLooked = 0;
+	/** How often somebody told so, as of now and as of the last walk's beginning. */
+	#looksAsked = 0;
+	#looksMet = 0;
 	#waitingFor: ReencodeState['waiting_for'] = null;
 	/** Since when the table is this one. */
 	#table = { key: '', sinceMs: 0 };
@@ -180,7 +180,7 @@ class Reencoder {
 			walk: this.#walk,
 			suits: this.#suits.key,
 			suits_at_ms: this.#suits.atMs,
-			narrow_looked_at: this.#narrowLooked,
+			looks_met: this.#looksMet,
 			stuck: [...this.#stuck.unsafe, ...this.#stuck.walked].map(([wanted, segments]) => ({ wanted, segments })),
 		};
 	}
@@ -195,7 +195,7 @@ class Reencoder {
 		const alike = now.map((worker) => ({ ...worker, annualFailureRate: undefined }));
 		const look: Look = { sets, now, suits, isAsChosenNow: codeTable(alike, policy).key === suits.key };
 		this.#notice(look);
-		this.#narrow = (await store.jobs()).find(({ name }) => name === NARROW_WRITES)?.runs ?? 0;
+		this.#looksAsked = (await store.jobs()).find(({ name }) => name === LOOK_AGAIN)?.runs ?? 0;
 		this.#waitingFor = isRepairUrgent(sets, workers.mendWorkers()) ? 'repair' : null;
 		if (this.#waitingFor !== null) return IDLE_MS;
 		const urgent = await this.#unsafeTasks(look);
@@ -214,7 +214,7 @@ class Reencoder {
 		};
 		this.#walk = last.walk ?? null;
 		this.#suits = { key: last.suits ?? null, atMs: last.suits_at_ms ?? 0 };
-		this.#narrowLooked = last.narrow_looked_at ?? 0;
+		this.#looksMet = last.looks_met ?? 0;
 		this.#fencing = lease.fencing;
 	}
 
@@ -272,7 +272,7 @@ class Reencoder {
 			}
 			const about = sets.reduce((sum, { segments }) => sum + segments, 0);
 			this.#walk = { key, setId: '', after: null, left: 0, done: 0, looked_at: 0, about };
-			this.#narrowLooked = this.#narrow;
+			this.#looksMet = this.#looksAsked;
 			this.#stuck.walked.clear();
 		}
 		const { tasks, isEnd } = await this.#look({ ...look, sets });
@@ -299,8 +299,8 @@ class Reencoder {
 		const { clock, settleMs } = this.#deps;
 		if (this.#suits.key !== suits.key) return clock.monotonicMs() >= this.#nextLookMs;
 		const sinceMs = clock.nowMs() - this.#suits.atMs;
-		const isNarrow = this.#narrow > this.#narrowLooked && isAsChosenNow;
-		return sinceMs >= LOOK_EVERY_MS || (isNarrow && sinceMs >= LOOKS_APART * settleMs);
+		const isAsked = this.#looksAsked > this.#looksMet && isAsChosenNow;
+		return sinceMs >= LOOK_EVERY_MS || (isAsked && sinceMs >= LOOKS_APART * settleMs);
 	}
 
 	/** From where the walk is: some pages, or until there is enough to do. */

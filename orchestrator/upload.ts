@@ -61,8 +61,8 @@ export interface UploadDeps {
 	readonly inlineMaxBytes: number;
 	/** Told of every chosen code, for metrics. */
 	readonly onEncoding?: (k: number, n: number) => void;
-	/** Told after an object was stored with other codes than it would have had were all workers there. */
-	readonly onNarrow?: () => void;
+	/** Told after an object came that may not suit the cluster: written while workers were away, or out of the trash. */
+	readonly onMayNotSuit?: () => void;
 }
 
 /** What was reserved: slots of `dataCells` + `parityCells` cells of `cellBytes`. */
@@ -128,7 +128,7 @@ export class UploadSession implements Upload {
 	readonly #sha256: Hash | null;
 	readonly #etag = new EtagHasher();
 	#sizeBytes = 0;
-	#isNarrow = false;
+	#mayNotSuit = false;
 	/** Workers of the segments so far. */
 	#holders: readonly WorkerId[] = [];
 
@@ -404,7 +404,7 @@ export class UploadSession implements Upload {
 		const workers = deps.workers.policyWorkers();
 		const choice = chooseRedundancy(size, workers, deps.policy);
 		const { n, k, candidates, because } = choice;
-		this.#isNarrow ||= isChosenForNow(choice, size, { workers, policy: deps.policy });
+		this.#mayNotSuit ||= isChosenForNow(choice, size, { workers, policy: deps.policy });
 		const holders = this.#place(n, candidates, first.segment.index);
 		const targetOn = (workerId: WorkerId): ScatterTarget | null => {
 			const worker = deps.workers.ref(workerId);
@@ -648,7 +648,7 @@ export class UploadSession implements Upload {
 		};
 		const row = await store.commit(commit);
 		this.#intent = 'closed';
-		if (this.#isNarrow) this.#deps.onNarrow?.();
+		if (this.#mayNotSuit) this.#deps.onMayNotSuit?.();
 		if (this.#over) return;
 		this.#over = true;
 		this.#cancelRenewal();

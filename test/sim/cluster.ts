@@ -19,7 +19,7 @@ import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
 import { ObjectService } from '../../orchestrator/objects.ts';
 import { reconcileJob } from '../../orchestrator/reconcile.ts';
-import { NarrowWrites, reencodeJob } from '../../orchestrator/reencoding.ts';
+import { LookAgain, reencodeJob } from '../../orchestrator/reencoding.ts';
 import { ScrubDesk } from '../../orchestrator/scrub.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from '../../orchestrator/store-clock.ts';
@@ -160,12 +160,12 @@ export class SimOrchestrator {
 		const scrub = new ScrubDesk({ findings });
 		const { policy } = this.#site;
 		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
-		const narrowWrites = new NarrowWrites({ store, clock });
+		const lookAgain = new LookAgain({ store, clock });
 		const objects = new ObjectService({
 			...deps,
 			inlineMaxBytes: 4096,
 			trashMs: TRASH_MS,
-			onNarrow: () => narrowWrites.tell(),
+			onMayNotSuit: () => lookAgain.tell(),
 		});
 		const cluster = new Cluster({
 			clusterId,

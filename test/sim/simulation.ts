@@ -301,7 +301,9 @@ class Simulation {
 			if (placements.some(({ workerId }) => gone.has(workerId))) return `shards on workers that are gone`;
 			const draining = placements.some(({ workerId }) => data.workers.get(workerId)?.duty === 'draining');
 			if (draining) return 'shards on draining workers';
-			const wanted = suits?.wanted(segment, row.sizeBytes)?.choice;
+			// What is in the trash stays as it is.
+			const isTrashed = data.objects.get(row.objectId)?.trash !== null;
+			const wanted = isTrashed ? undefined : suits?.wanted(segment, row.sizeBytes)?.choice;
 			if (wanted !== undefined)
 				return `segment ${segment.index} of ${row.objectId} is ${segment.k} of ${n} and not ${wanted.k} of ${wanted.n}`;
 		}
