@@ -33,7 +33,7 @@ import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
 import { reconcileJob } from './reconcile.ts';
-import { type ReencodeOutcome, reencodeJob } from './reencoding.ts';
+import { LookAgain, type ReencodeOutcome, reencodeJob } from './reencoding.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import { readAccountFolder } from './service-account.ts';
@@ -106,10 +106,12 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	const { policy, inlineMaxBytes } = config;
 	const deps = { clusterId, store, workers, transport, keyring, clock, random, policy, inlineMaxBytes, pool, findings };
+	const lookAgain = new LookAgain({ store, clock });
 	const objects = new ObjectService({
 		...deps,
 		trashMs: config.trashMs,
 		onEncoding: (k, n) => metrics.encodings.inc({ code: `${k}+${n - k}` }),
+		onMayNotSuit: () => lookAgain.tell(),
 	});
 
 	const scrub = new ScrubDesk({ findings });

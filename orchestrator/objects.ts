@@ -174,6 +174,7 @@ export class ObjectService implements Objects {
 	async undelete(objectId: ObjectId, by: string): Promise<ObjectInfo> {
 		const { store, clock } = this.#deps;
 		await store.undeleteObject(objectId, { nowMs: clock.nowMs(), by });
+		this.#deps.onMayNotSuit?.();
 		return this.info(objectId);
 	}
 

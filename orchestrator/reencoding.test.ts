@@ -396,19 +396,27 @@ test('what was written while workers were away is widened when they are back', a
 	await finish(it.cluster, job);
 	const away = await memoryAway(it);
 	it.cluster.leave(5);
+	let narrow = 0;
+	Object.assign(it.cluster.deps, { onMayNotSuit: () => narrow++ });
 	const bytes = random.bytes(5_000_000);
 	it.contents.set(await it.cluster.upload(bytes), bytes);
-	expect([await codes(it), away()]).toEqual([['3+2'], 'suspect']);
+	expect([await codes(it), away(), narrow]).toEqual([['3+2'], 'suspect', 1]);
+	await it.cluster.store.requestRun('reencode-look-again', 0);
 	const lease = await it.cluster.store.acquireLease('reencode', { holder: 'test', ttlMs: 600_000 });
 	if (lease === null) throw new Error('no lease');
-	// It sees that workers are away, and does nothing.
-	await job.step(new AbortController().signal, lease, false);
-	expect(stateOf(job).look_again).toBe(true);
-	it.cluster.comeBack(5);
-	for (let steps = 0; steps < 5; steps++) {
+	const unasked = () => {
 		it.cluster.beat();
-		await job.step(new AbortController().signal, lease, false);
-	}
+		return job.step(new AbortController().signal, lease, false);
+	};
+	// It waits for the worker.
+	await unasked();
+	expect(stateOf(job).looks_met).toBe(0);
+	it.cluster.comeBack(5);
+	while ((await unasked()) === 0);
 	expect(await codes(it)).toEqual(['4+2']);
-	expect(stateOf(job).look_again).toBe(false);
+	while ((await unasked()) === 0);
+	expect([stateOf(job).looks_met, stateOf(job).walk]).toEqual([1, null]);
+	// With all of them there nothing is narrow.
+	await it.cluster.upload(bytes);
+	expect(narrow).toBe(1);
 });

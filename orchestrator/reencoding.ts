@@ -14,13 +14,14 @@ import { isRepairUrgent } from '../core/model/mending.ts';
 import type { PolicyWorker } from '../core/model/redundancy.ts';
 import type { SetCount } from '../core/model/redundancy-report.ts';
 import { codeTable, Suits } from '../core/model/suits.ts';
+import type { Clock } from '../core/ports.ts';
 import { backoffMs } from '../core/retry.ts';
 import { lastProgress } from './job-control.ts';
 import { pause } from './jobs.ts';
 import type { ExclusiveJob, JobProgress } from './leases.ts';
 import { isNeedless } from './mend.ts';
 import { canPlace, type ReencodeDeps, reencodeSegment } from './reencode.ts';
-import type { Lease, StoredSegment } from './store.ts';
+import type { Lease, MetadataStore, StoredSegment } from './store.ts';
 
 export interface ReencodeJobDeps extends ReencodeDeps {
 	/** Segments under way at once. */
@@ -53,6 +54,31 @@ interface Walk {
 	readonly about: number;
 }
 
+/** A row of its own among those of the jobs: every orchestrator counts there. */
+const LOOK_AGAIN = 'reencode-look-again';
+const TELL_EVERY_MS = 5_000;
+
+/** Tells the job, wherever it runs, that there is something new that may not suit: everything is looked at again. */
+export class LookAgain {
+	readonly #deps: { readonly store: MetadataStore; readonly clock: Clock };
+	#isTelling = false;
+
+	constructor(deps: { store: MetadataStore; clock: Clock }) {
+		this.#deps = deps;
+	}
+
+	/** After it is there. Many at once are told as one. */
+	tell(): void {
+		if (this.#isTelling) return;
+		this.#isTelling = true;
+		const { store, clock } = this.#deps;
+		clock.schedule(TELL_EVERY_MS, () => {
+			this.#isTelling = false;
+			store.requestRun(LOOK_AGAIN, clock.nowMs()).catch(() => this.tell());
+		});
+	}
+}
+
 /** What people see of it; also where another orchestrator goes on. */
 export interface ReencodeState extends JobProgress {
 	readonly segments_done: number;
@@ -64,8 +90,8 @@ export interface ReencodeState extends JobProgress {
 	/** The code table of the last look at everything that left nothing to do, and when that was. */
 	readonly suits: string | null;
 	readonly suits_at_ms: number;
-	/** Objects may have been written with other codes since, because workers were away. */
-	readonly look_again: boolean;
+	/** Of the times that somebody told of objects that may not suit, those that a walk came after. */
+	readonly looks_met: number;
 	/** Too few workers can take shards of the code that is wanted now. */
 	readonly stuck: readonly { readonly wanted: string; readonly segments: number }[];
 }
@@ -126,7 +152,9 @@ class Reencoder {
 	#totals = { segments: 0, bytes: 0, failed: 0 };
 	#walk: Walk | null = null;
 	#suits: { key: string | null; atMs: number } = { key: null, atMs: 0 };
-	#lookAgain = false;
+	/** How often somebody told so, as of now and as of the last walk's beginning. */
+	#looksAsked = 0;
+	#looksMet = 0;
 	#waitingFor: ReencodeState['waiting_for'] = null;
 	/** Since when the table is this one. */
 	#table = { key: '', sinceMs: 0 };
@@ -152,7 +180,7 @@ class Reencoder {
 			walk: this.#walk,
 			suits: this.#suits.key,
 			suits_at_ms: this.#suits.atMs,
-			look_again: this.#lookAgain,
+			looks_met: this.#looksMet,
 			stuck: [...this.#stuck.unsafe, ...this.#stuck.walked].map(([wanted, segments]) => ({ wanted, segments })),
 		};
 	}
@@ -167,6 +195,7 @@ class Reencoder {
 		const alike = now.map((worker) => ({ ...worker, annualFailureRate: undefined }));
 		const look: Look = { sets, now, suits, isAsChosenNow: codeTable(alike, policy).key === suits.key };
 		this.#notice(look);
+		this.#looksAsked = (await store.jobs()).find(({ name }) => name === LOOK_AGAIN)?.runs ?? 0;
 		this.#waitingFor = isRepairUrgent(sets, workers.mendWorkers()) ? 'repair' : null;
 		if (this.#waitingFor !== null) return IDLE_MS;
 		const urgent = await this.#unsafeTasks(look);
@@ -185,17 +214,16 @@ class Reencoder {
 		};
 		this.#walk = last.walk ?? null;
 		this.#suits = { key: last.suits ?? null, atMs: last.suits_at_ms ?? 0 };
-		this.#lookAgain = last.look_again ?? false;
+		this.#looksMet = last.looks_met ?? 0;
 		this.#fencing = lease.fencing;
 	}
 
-	#notice({ suits: { key }, isAsChosenNow }: Look): void {
+	#notice({ suits: { key } }: Look): void {
 		if (this.#table.key !== key) {
 			this.#table = { key, sinceMs: this.#deps.clock.monotonicMs() };
 			this.#vainLooks = 0;
 			this.#nextLookMs = 0;
 		}
-		if (!isAsChosenNow) this.#lookAgain = true;
 	}
 
 	/** A batch of those that break a hard rule, fewest shards to spare first. */
@@ -244,7 +272,7 @@ class Reencoder {
 			}
 			const about = sets.reduce((sum, { segments }) => sum + segments, 0);
 			this.#walk = { key, setId: '', after: null, left: 0, done: 0, looked_at: 0, about };
-			this.#lookAgain = false;
+			this.#looksMet = this.#looksAsked;
 			this.#stuck.walked.clear();
 		}
 		const { tasks, isEnd } = await this.#look({ ...look, sets });
@@ -271,7 +299,8 @@ class Reencoder {
 		const { clock, settleMs } = this.#deps;
 		if (this.#suits.key !== suits.key) return clock.monotonicMs() >= this.#nextLookMs;
 		const sinceMs = clock.nowMs() - this.#suits.atMs;
-		return sinceMs >= LOOK_EVERY_MS || (this.#lookAgain && isAsChosenNow && sinceMs >= LOOKS_APART * settleMs);
+		const isAsked = this.#looksAsked > this.#looksMet && isAsChosenNow;
+		return sinceMs >= LOOK_EVERY_MS || (isAsked && sinceMs >= LOOKS_APART * settleMs);
 	}
 
 	/** From where the walk is: some pages, or until there is enough to do. */

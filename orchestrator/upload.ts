@@ -38,6 +38,7 @@ import { placeShards, replacement } from '../core/model/placement.ts';
 import { encodeRecovery } from '../core/model/recovery.ts';
 import { chooseRedundancy, type PolicyWorker, quorum, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import type { Segment, SegmentShape } from '../core/model/segment.ts';
+import { isChosenForNow } from '../core/model/suits.ts';
 import type { Clock, MemoryLease, Random, ShardTransport } from '../core/ports.ts';
 import { Scatter, type ScatterTarget } from '../core/transfer/scatter.ts';
 import { madeYoungBuffers } from '../platform/young-collection.ts';
@@ -60,6 +61,8 @@ export interface UploadDeps {
 	readonly inlineMaxBytes: number;
 	/** Told of every chosen code, for metrics. */
 	readonly onEncoding?: (k: number, n: number) => void;
+	/** Told after an object came that may not suit the cluster: written while workers were away, or out of the trash. */
+	readonly onMayNotSuit?: () => void;
 }
 
 /** What was reserved: slots of `dataCells` + `parityCells` cells of `cellBytes`. */
@@ -125,6 +128,7 @@ export class UploadSession implements Upload {
 	readonly #sha256: Hash | null;
 	readonly #etag = new EtagHasher();
 	#sizeBytes = 0;
+	#mayNotSuit = false;
 	/** Workers of the segments so far. */
 	#holders: readonly WorkerId[] = [];
 
@@ -390,17 +394,17 @@ export class UploadSession implements Upload {
 	async #openSegment(first: Batch): Promise<OpenSegment> {
 		const { deps, dataCells, parityCells, cellBytes } = { deps: this.#deps, ...(this.#memory as UploadMemory) };
 		const maxCells = first.ended ? first.cells : this.#maxCells(first.segment.index);
-		const { n, k, candidates, because } = chooseRedundancy(
-			{
-				sizeBytes: this.#ended ? this.#sizeBytes : null,
-				atMostBytes: this.#options.sizeHintBytes,
-				cells: maxCells,
-				ended: first.ended,
-				room: { dataCells, parityCells },
-			},
-			deps.workers.policyWorkers(),
-			deps.policy,
-		);
+		const size = {
+			sizeBytes: this.#ended ? this.#sizeBytes : null,
+			atMostBytes: this.#options.sizeHintBytes,
+			cells: maxCells,
+			ended: first.ended,
+			room: { dataCells, parityCells },
+		};
+		const workers = deps.workers.policyWorkers();
+		const choice = chooseRedundancy(size, workers, deps.policy);
+		const { n, k, candidates, because } = choice;
+		this.#mayNotSuit ||= isChosenForNow(choice, size, { workers, policy: deps.policy });
 		const holders = this.#place(n, candidates, first.segment.index);
 		const targetOn = (workerId: WorkerId): ScatterTarget | null => {
 			const worker = deps.workers.ref(workerId);
@@ -644,6 +648,7 @@ export class UploadSession implements Upload {
 		};
 		const row = await store.commit(commit);
 		this.#intent = 'closed';
+		if (this.#mayNotSuit) this.#deps.onMayNotSuit?.();
 		if (this.#over) return;
 		this.#over = true;
 		this.#cancelRenewal();

@@ -45,7 +45,7 @@ export interface SegmentSize {
 	readonly cells: number;
 	readonly ended: boolean;
 	/** What its upload has reserved: rows, and their parity, must fit into it whatever the workers are now. */
-	readonly room?: SlotRoom;
+	readonly room?: SlotRoom | undefined;
 }
 
 /** Cells of a slot, which takes whole rows: so many of data, and behind them so many of parity. */
@@ -60,6 +60,8 @@ export interface RedundancyChoice {
 	readonly m: number;
 	/** One sentence: what decided. */
 	readonly because: string;
+	/** Another one was the best; the reserved memory has no room for it. */
+	readonly isBounded?: boolean;
 	/** Workers that may hold a shard: ready, with room, and not slow while others will do. */
 	readonly candidates: readonly PolicyWorker[];
 }
@@ -70,7 +72,7 @@ const YEAR_HOURS = 8766;
 const REPAIR_WINDOW_HOURS = 1;
 /** A worker this many times slower than the median is passed over while others will do; below the floor nobody is slow. */
 const SLOW_FACTOR = 5;
-const SLOW_FLOOR_MS = 200;
+export const SLOW_FLOOR_MS = 200;
 /** Where the median worker needs this long for its first byte, fewer of them are asked at once. */
 const SLOW_CLUSTER_MS = 500;
 /** Enough room for one shard of a full segment and a trailer. */
@@ -94,7 +96,7 @@ export function chooseRedundancy(
 	if (room === undefined || (rowsFit(choice.k, size) && choice.m <= mostParity(choice.k, size))) return choice;
 	const bounded = choose(size, workers, policy);
 	const why = `its memory was reserved for rows of ${room.dataCells}+${room.parityCells}`;
-	return { ...bounded, because: `${bounded.because}, ${why}` };
+	return { ...bounded, isBounded: true, because: `${bounded.because}, ${why}` };
 }
 
 function choose(size: SegmentSize, workers: readonly PolicyWorker[], policy: RedundancyPolicy): RedundancyChoice {

@@ -15,10 +15,12 @@ import {
 	chooseRedundancy,
 	isLargeObject,
 	keepsHardRules,
+	MIN_FREE_BYTES,
 	type PolicyWorker,
 	type RedundancyChoice,
 	type RedundancyPolicy,
 	type SegmentSize,
+	SLOW_FLOOR_MS,
 } from './redundancy.ts';
 import type { Segment, SegmentShape } from './segment.ts';
 
@@ -48,6 +50,21 @@ export function steadyWorkers(workers: readonly PolicyWorker[]): PolicyWorker[] 
 		bytesFree: Number.MAX_SAFE_INTEGER,
 		latencyMs: undefined,
 	}));
+}
+
+/** Whether something else was chosen than if every worker that the cluster is meant to have could take a shard, and memory were there. */
+export function isChosenForNow(
+	chosen: Pick<RedundancyChoice, 'k' | 'n' | 'isBounded'>,
+	size: SegmentSize,
+	o: { readonly workers: readonly PolicyWorker[]; readonly policy: RedundancyPolicy },
+): boolean {
+	const steady = steadyWorkers(o.workers);
+	const isAlike = ({ state, bytesFree, latencyMs = 0 }: PolicyWorker, at: number) =>
+		state === steady[at]?.state && bytesFree >= MIN_FREE_BYTES && latencyMs < SLOW_FLOOR_MS;
+	// Nearly always: nothing need be chosen twice.
+	if (chosen.isBounded !== true && o.workers.every(isAlike)) return false;
+	const meant = choose({ ...size, room: undefined }, steady, o.policy);
+	return meant !== null && (meant.k !== chosen.k || meant.n !== chosen.n);
 }
 
 /** What would be chosen on these workers for each size that makes a difference. */

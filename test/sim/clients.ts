@@ -234,11 +234,16 @@ export class Clients {
 		const offset = isWhole ? 0 : dice.below(bytes.length);
 		const length = isWhole ? bytes.length : dice.below(bytes.length - offset + 1);
 		const leaves = options.mustWork !== true && dice.chance(0.05);
+		// Whoever is slow to take the first byte reads what may have moved, or been cut anew, meanwhile.
+		const beginsAfterMs = dice.chance(0.2) ? dice.between(100, 20_000) : 0;
 		this.counts.reads++;
 		const wasTrashed = wish.state === 'trashed';
 		this.#ask(
 			orchestrator,
-			(running) => download(running, { objectId, offset, length, leavesAfterMs: leaves ? dice.between(1, 200) : null }),
+			(running) => {
+				const leavesAfterMs = leaves ? dice.between(1, 200) : null;
+				return download(running, { objectId, offset, length, leavesAfterMs, beginsAfterMs });
+			},
 			(answer) => {
 				const isWanted = wish.state === 'stored';
 				if (answer !== null && 'ok' in answer) {
@@ -335,7 +340,13 @@ function kindOfAnswer(answer: { ok: unknown } | { error: unknown } | null): stri
 
 async function download(
 	running: Running,
-	what: { objectId: ObjectId; offset: number; length: number; leavesAfterMs: number | null },
+	what: {
+		objectId: ObjectId;
+		offset: number;
+		length: number;
+		leavesAfterMs: number | null;
+		beginsAfterMs: number;
+	},
 ): Promise<Buffer> {
 	const parts: Buffer[] = [];
 	const gone = new AbortController();
@@ -352,6 +363,7 @@ async function download(
 	};
 	const { offset, length } = what;
 	const found = await running.objects.open(what.objectId);
+	if (what.beginsAfterMs > 0) await new Promise<void>((done) => running.node.clock.schedule(what.beginsAfterMs, done));
 	await found.read({ offset, length, sink, signal: gone.signal });
 	return Buffer.concat(parts);
 }

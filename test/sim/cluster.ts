@@ -6,7 +6,7 @@ import { rawPublicKey } from '../../core/crypto/sign.ts';
 import { asDistroError, type DistroError } from '../../core/errors.ts';
 import { type ClusterId, newId, type WorkerId } from '../../core/ids.ts';
 import { LARGE_CELL_BYTES } from '../../core/limits.ts';
-import { DEFAULT_POLICY } from '../../core/model/redundancy.ts';
+import { DEFAULT_POLICY, type RedundancyPolicy } from '../../core/model/redundancy.ts';
 import type { Random } from '../../core/ports.ts';
 import { auditJob } from '../../orchestrator/audit.ts';
 import { shardDrawer } from '../../orchestrator/audit-draw.ts';
@@ -19,7 +19,7 @@ import { exclusive } from '../../orchestrator/leases.ts';
 import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
 import { ObjectService } from '../../orchestrator/objects.ts';
 import { reconcileJob } from '../../orchestrator/reconcile.ts';
-import { reencodeJob } from '../../orchestrator/reencoding.ts';
+import { LookAgain, reencodeJob } from '../../orchestrator/reencoding.ts';
 import { ScrubDesk } from '../../orchestrator/scrub.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from '../../orchestrator/store-clock.ts';
@@ -65,6 +65,8 @@ export class Site {
 	readonly orchestrators: SimOrchestrator[] = [];
 	readonly workers: SimWorker[] = [];
 	readonly seed: string;
+	/** Read by each orchestrator at its start. */
+	policy: RedundancyPolicy = DEFAULT_POLICY;
 	onStoreCall: (call: StoreCall) => void = () => {};
 	onFailedStep: (job: string, error: DistroError) => void = () => {};
 
@@ -157,9 +159,15 @@ export class SimOrchestrator {
 		const jobControl = new JobControl({ store, clock });
 		const findings = new Findings({ store, clock, onReport: () => {} });
 		const scrub = new ScrubDesk({ findings });
-		const policy = DEFAULT_POLICY;
+		const { policy } = this.#site;
 		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
-		const objects = new ObjectService({ ...deps, inlineMaxBytes: 4096, trashMs: TRASH_MS });
+		const lookAgain = new LookAgain({ store, clock });
+		const objects = new ObjectService({
+			...deps,
+			inlineMaxBytes: 4096,
+			trashMs: TRASH_MS,
+			onMayNotSuit: () => lookAgain.tell(),
+		});
 		const cluster = new Cluster({
 			clusterId,
 			store,

@@ -4,6 +4,7 @@
  */
 
 import { newId, type ShardId } from '../../core/ids.ts';
+import { DEFAULT_POLICY, type RedundancyPolicy } from '../../core/model/redundancy.ts';
 import type { Random } from '../../core/ports.ts';
 import { seededRandom } from '../support/clock.ts';
 import { type SimOrchestrator, SimWorker, type Site } from './cluster.ts';
@@ -14,6 +15,13 @@ import type { Truth } from './truth.ts';
 /** Longer than any upload lives: two volumes must not go while one is on its way. */
 const BETWEEN_LOSSES_MS = 180_000;
 const WORKERS_MAX = 11;
+const POLICIES: readonly RedundancyPolicy[] = [
+	DEFAULT_POLICY,
+	{ ...DEFAULT_POLICY, tolerate: { workers: 1, zones: 0 } },
+	{ ...DEFAULT_POLICY, tolerate: { workers: 3, zones: 1 } },
+	{ ...DEFAULT_POLICY, fixed: { dataShards: 2, parityShards: 2 } },
+	{ ...DEFAULT_POLICY, fixed: { dataShards: 1, parityShards: 2 } },
+];
 
 export class Faults {
 	readonly #site: Site;
@@ -67,6 +75,7 @@ export class Faults {
 		[2, 'forget'],
 		[1, 'pause a job'],
 		[1, 'run a job'],
+		[2, 'edit the policy'],
 	];
 
 	/** Answers whether there was anything to do. */
@@ -227,6 +236,7 @@ export class Faults {
 					'repair',
 					'drain',
 					'rebalance',
+					'reencode',
 					'audit',
 					'reconcile',
 					'scrub',
@@ -242,6 +252,15 @@ export class Faults {
 				if (what === 'pause a job') this.#later(60_000, () => ask('resume'));
 				return true;
 			}
+			case 'edit the policy':
+				this.#site.policy = dice.pick(POLICIES) as RedundancyPolicy;
+				world.tell(JSON.stringify(this.#site.policy));
+				// It is read at the start.
+				for (const each of orchestrators) {
+					each.kill({ isSilent: false });
+					this.#later(20_000, () => each.start());
+				}
+				return true;
 			default:
 				throw new Error(`no fault ${what}`);
 		}

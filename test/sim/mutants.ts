@@ -93,6 +93,28 @@ const MUTANTS: readonly Mutant[] = [
 		}`,
 	},
 	{
+		bug: 'the old encoding is deleted before the new one is verified',
+		file: 'orchestrator/reencode.ts',
+		from: '		const { placements, roots } = await transfer(',
+		to: `		for (const { workerId, shardId } of from.placements) {
+			const holder = workers.ref(workerId);
+			if (holder !== null) await (transport as unknown as GrpcShardTransport).delete(holder, [shardId], { timeoutMs: 5_000 });
+		}
+		const { placements, roots } = await transfer(`,
+	},
+	{
+		bug: 'a repair of the old encoding is placed in the new one',
+		file: 'orchestrator/store-memory.ts',
+		from: '|| segment?.encodingId !== item.encodingId) {',
+		to: '|| segment === undefined) {',
+	},
+	{
+		bug: 'a read does not ask anew where the shards are',
+		file: 'orchestrator/download.ts',
+		from: 'if (!isGone || reread === REREADS || read.signal.aborted) throw error;',
+		to: 'if (reread >= 0) throw error;',
+	},
+	{
 		bug: 'the cells that a repair reads are not checked, nor the root of what it makes',
 		file: 'core/transfer/gather.ts',
 		from: 'expected === undefined || !leafHash(cell).equals(expected)',

@@ -5,6 +5,7 @@
 
 import { openManifest } from '../../core/crypto/seal.ts';
 import { isId } from '../../core/ids.ts';
+import { Suits } from '../../core/model/suits.ts';
 import { Clients, type Wish } from './clients.ts';
 import { type Running, SimOrchestrator, Site } from './cluster.ts';
 import { Faults } from './faults.ts';
@@ -39,6 +40,7 @@ const JOB_NAMES = [
 	'repair',
 	'drain',
 	'rebalance',
+	'reencode',
 	'audit',
 	'reconcile',
 	'scrub',
@@ -119,7 +121,9 @@ class Simulation {
 			);
 		}
 		for (const orchestrator of this.#site.orchestrators) orchestrator.start();
-		for (let i = 6 + dice.below(4); i > 0; i--) this.#faults.addWorker();
+		// Some begin with few, and what they store is encoded anew when more have come.
+		const workers = dice.chance(0.3) ? 2 + dice.below(3) : 6 + dice.below(4);
+		for (let i = workers; i > 0; i--) this.#faults.addWorker();
 		await this.#world.advance(6_000);
 	}
 
@@ -298,6 +302,8 @@ class Simulation {
 		}
 		const trashed = [...data.objects.values()].filter(({ trash }) => trash !== null);
 		if (trashed.length > 0) return `${trashed.length} objects in the trash`;
+		const registry = orchestrators[0]?.running?.registry;
+		const suits = registry === undefined ? null : new Suits(registry.policyWorkers(), this.#site.policy);
 		if (intents.size > 0) return `${intents.size} intents`;
 		if (repairs.size > 0) return `${repairs.size} repairs`;
 		const queued = [...deletions.values()].filter(({ workerId }) => !gone.has(workerId));
@@ -311,6 +317,11 @@ class Simulation {
 			if (placements.some(({ workerId }) => gone.has(workerId))) return `shards on workers that are gone`;
 			const draining = placements.some(({ workerId }) => data.workers.get(workerId)?.duty === 'draining');
 			if (draining) return 'shards on draining workers';
+			// What is in the trash stays as it is.
+			const isTrashed = data.objects.get(row.objectId)?.trash !== null;
+			const wanted = isTrashed ? undefined : suits?.wanted(segment, row.sizeBytes)?.choice;
+			if (wanted !== undefined)
+				return `segment ${segment.index} of ${row.objectId} is ${segment.k} of ${n} and not ${wanted.k} of ${wanted.n}`;
 		}
 		return null;
 	}

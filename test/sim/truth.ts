@@ -27,7 +27,7 @@ import type { ObjectId, ShardId, WorkerId } from '../../core/ids.ts';
 import { TAG_BYTES } from '../../core/limits.ts';
 import type { Placement, Segment } from '../../core/model/segment.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
-import type { Commit, Lease, ObjectRow } from '../../orchestrator/store.ts';
+import type { Commit, Lease, ObjectRow, Reencoded } from '../../orchestrator/store.ts';
 import type { Running, SimWorker, Site } from './cluster.ts';
 import type { Dice } from './dice.ts';
 import type { SimFile } from './disk.ts';
@@ -156,6 +156,10 @@ export class Truth {
 			}
 		}
 		if (method === 'queueUnknown') this.#checkUnknown(args[0] as WorkerId, args[1] as readonly ShardId[]);
+		if (method === 'reencoded') {
+			const { k, n, placements } = (args[0] as Reencoded).segment;
+			if (placements.length < n) throw new Violation(`${placements.length} shards of ${k} of ${n} took over a segment`);
+		}
 		for (const arg of args) {
 			if (typeof arg !== 'object' || arg === null || !('fencing' in arg) || method === 'releaseLease') continue;
 			const { name, fencing } = arg as Lease;

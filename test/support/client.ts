@@ -52,6 +52,8 @@ export interface Explained {
 		n: number;
 		k: number;
 		because: string;
+		was: { n: number; k: number } | null;
+		wanted: { n: number; k: number; why: string } | null;
 		health: string;
 		shards: { index: number; worker: string | null; shard_id: string | null; state: string }[];
 	}[];

@@ -58,6 +58,12 @@ export class ClusterApi {
 		return this.#post(`/cluster/jobs/${name}/run`);
 	}
 
+	/** What the last step of a job told. */
+	async progress(name: string): Promise<Readonly<Record<string, unknown>>> {
+		const { jobs } = await this.#get<{ jobs: { name: string; progress: Record<string, unknown> }[] }>('/cluster/jobs');
+		return jobs.find((job) => job.name === name)?.progress ?? {};
+	}
+
 	/** Null when there is no such object. */
 	async explain(id: string): Promise<Explained | null> {
 		return await this.#get<Explained>(`/objects/${id}/explain?limit=100`).catch((error: Error) => {
