@@ -208,7 +208,7 @@ const MUTANTS: readonly Mutant[] = [
 		file: 'orchestrator/store-memory.ts',
 		from: 'for (const [shardId, holder] of shards) add(shardId, holder, { intended: true });',
 		to: 'shards.size;',
-		and: [{ file: 'orchestrator/store-memory.ts', from: '!isIntended(shardId) && ', to: '' }],
+		and: [{ file: 'orchestrator/store-memory.ts', from: 'isIntended(shardId) || deletions', to: 'deletions' }],
 	},
 	{
 		bug: 'reconcile takes a list that it can not have for an empty one',
