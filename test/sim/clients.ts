@@ -21,6 +21,8 @@ export interface Wish {
 	state: 'asked' | 'stored' | 'unknown' | 'deleting' | 'trashed' | 'undeleting' | 'purging' | 'deleted';
 	/** When somebody first asked to delete it since it was there last: it is not freed before that and its time in the trash. */
 	trashedAtMs: number;
+	/** How often somebody asked to delete it. */
+	removals: number;
 	objectId: ObjectId | null;
 	underWay: number;
 }
@@ -124,6 +126,7 @@ export class Clients {
 			state: 'asked',
 			objectId: null,
 			trashedAtMs: 0,
+			removals: 0,
 			underWay: 0,
 		};
 		this.wishes.push(wish);
@@ -237,7 +240,7 @@ export class Clients {
 		// Whoever is slow to take the first byte reads what may have moved, or been cut anew, meanwhile.
 		const beginsAfterMs = dice.chance(0.2) ? dice.between(100, 20_000) : 0;
 		this.counts.reads++;
-		const wasTrashed = wish.state === 'trashed';
+		const { state, removals } = wish;
 		this.#ask(
 			orchestrator,
 			(running) => {
@@ -245,9 +248,11 @@ export class Clients {
 				return download(running, { objectId, offset, length, leavesAfterMs, beginsAfterMs });
 			},
 			(answer) => {
-				const isWanted = wish.state === 'stored';
+				// An answer may be older than what was asked for since.
+				const isAsBefore = () => wish.state === state && wish.removals === removals;
+				const isWanted = state === 'stored' && isAsBefore();
 				if (answer !== null && 'ok' in answer) {
-					if (wasTrashed && wish.state === 'trashed') world.fail(new Violation(`${name} is in the trash and was read`));
+					if (state === 'trashed' && isAsBefore()) world.fail(new Violation(`${name} is in the trash and was read`));
 					if (!answer.ok.equals(bytes.subarray(offset, offset + length))) {
 						world.fail(new Violation(`${name} was read with other bytes than were stored`));
 					}
@@ -271,6 +276,7 @@ export class Clients {
 		if (orchestrator === undefined || objectId === null) return;
 		const { world } = this.#site;
 		if (wish.state !== 'deleting') wish.trashedAtMs = world.nowMs;
+		wish.removals++;
 		wish.state = 'deleting';
 		this.#ask(
 			orchestrator,
