@@ -208,7 +208,7 @@ class Simulation {
 		}
 		await world.advance(30_000);
 		this.#checkIdle();
-		this.#checkNames();
+		await this.#checkNames();
 	}
 
 	/** Clients that never got an answer come again, and now get one. */
@@ -304,11 +304,11 @@ class Simulation {
 	}
 
 	/** One object for each wish, whatever answers were lost. */
-	#checkNames(): void {
+	async #checkNames(): Promise<void> {
 		const { keyring } = (this.#site.orchestrators[0] as SimOrchestrator).running as Running;
 		const names = new Set<string>();
 		for (const { row } of this.#site.data.objects.values()) {
-			const { name } = openManifest(keyring.dataKey(row.versionId, row), row.manifest);
+			const { name } = openManifest(await keyring.dataKey(row.versionId, row), row.manifest);
 			const wish = this.clients.wishes.find((other) => other.name === name);
 			if (name === null || wish === undefined) throw new Violation(`nobody asked for object ${row.objectId}`);
 			if (wish.state === 'deleted') throw new Violation(`${name} was deleted and is there`);

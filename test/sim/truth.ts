@@ -251,7 +251,7 @@ export class Truth {
 
 	/** The object's bytes from any k shards of each segment, straight from the disks. */
 	async read(row: ObjectRow, running: Running, dice: Dice): Promise<Buffer> {
-		const dataKey = running.keyring.dataKey(row.versionId, row);
+		const dataKey = await running.keyring.dataKey(row.versionId, row);
 		if (row.inline !== null) return openInline(dataKey, row.versionId, row.inline);
 		const { segments = [] } = this.#site.data.objects.get(row.objectId) ?? {};
 		const parts: Buffer[] = [];
