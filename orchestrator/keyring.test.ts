@@ -90,7 +90,7 @@ describe('a master key', () => {
 		expect(other.newest).toBe(1);
 		const late = one.newDataKey(version);
 		await expect(other.dataKey(version, { keyGeneration: late.generation, wrappedKey: late.wrapped })).rejects.toEqual(
-			failing('denied', /generation 2 .* is wrapped by master key b/),
+			failing('unavailable', /generation 2 .* is wrapped by master key b/),
 		);
 		await other.useMaster(parseMasterKeys(`b:${B}`));
 		expect(other.newest).toBe(2);
@@ -106,6 +106,19 @@ describe('a master key', () => {
 		expect(keyring.record).toBe(record);
 		expect(await keyring.rotate()).toBe(3);
 		expect(wrappedBy()).toEqual(['a', 'a', 'a']);
+	});
+
+	test('of an older list does not undo what a newer one did meanwhile', async () => {
+		const [stale, one] = [await open(`a:${A}`), await open(`a:${A}`)];
+		const change = store.changeClusterKeys.bind(store);
+		store.changeClusterKeys = async (keys, revision) => {
+			store.changeClusterKeys = change;
+			await one.useMaster(parseMasterKeys(`c:${C},b:${B},a:${A}`));
+			return change(keys, revision);
+		};
+		await stale.useMaster(parseMasterKeys(`b:${B},a:${A}`));
+		expect(wrappedBy()).toEqual(['c']);
+		await open(`c:${C}`);
 	});
 
 	test('of several orchestrators that start at once one wraps anew', async () => {

@@ -33,8 +33,6 @@ export interface KeyringDeps {
 const CHANGE_TRIES = 8;
 /** Of all generations the keys record holds a few hundred. */
 const GENERATIONS_MAX = 200;
-/** For a generation that nobody knows the store is asked at most this often. */
-const UNKNOWN_EVERY_MS = 1_000;
 
 export class Keyring {
 	readonly #deps: KeyringDeps;
@@ -42,7 +40,6 @@ export class Keyring {
 	#cluster: ClusterRow;
 	readonly #open = new Map<number, KeyObject>();
 	#reading: Promise<void> | null = null;
-	#readAtMs = Number.NEGATIVE_INFINITY;
 
 	private constructor(deps: KeyringDeps, cluster: ClusterRow) {
 		this.#deps = deps;
@@ -91,10 +88,6 @@ export class Keyring {
 		return this.#master.keys.find((one) => one.key === key)?.id ?? null;
 	}
 
-	isPrimary(masterKeyId: string): boolean {
-		return this.#master.get(masterKeyId) === this.#master.primary.key;
-	}
-
 	/** The newest generation that is open here: what new data keys are wrapped by. */
 	get newest(): number {
 		return Math.max(...this.#cluster.keys.map(({ generation }) => generation).filter((one) => this.#open.has(one)));
@@ -109,7 +102,6 @@ export class Keyring {
 	}
 
 	async #read(): Promise<void> {
-		this.#readAtMs = this.#deps.clock.monotonicMs();
 		const cluster = await this.#deps.store.cluster();
 		if (cluster !== null) this.#learn(cluster);
 	}
@@ -164,10 +156,12 @@ export class Keyring {
 	/** Wraps by the first master key what another one wraps. Several orchestrators at once: one does it. */
 	async #rewrap(): Promise<void> {
 		await this.#change(() => {
-			const old = this.#cluster.keys.filter(({ masterKeyId }) => !this.isPrimary(masterKeyId));
-			return old.flatMap((row) => {
+			return this.#cluster.keys.flatMap((row) => {
 				const key = this.#open.get(row.generation);
-				return key === undefined ? [] : [{ ...row, ...this.#wrapped(key.export()) }];
+				const wrapping = this.#master.get(row.masterKeyId);
+				// By one that was not given here: another orchestrator has a newer list, and this one must not undo it.
+				if (key === undefined || wrapping === null || wrapping === this.#master.primary.key) return [];
+				return [{ ...row, ...this.#wrapped(key.export()) }];
 			});
 		});
 	}
@@ -240,12 +234,13 @@ export class Keyring {
 		});
 	}
 
-	/** Throws `corrupt` or `denied` when it does not open. */
+	/** Throws `corrupt` or `denied` when it does not open, `unavailable` when that needs a master key that was not given here. */
 	async dataKey(versionId: VersionId, row: { keyGeneration: number; wrappedKey: Buffer }): Promise<KeyObject> {
 		// Another orchestrator may have made it just now.
-		const isKnown = this.#open.has(row.keyGeneration);
-		if (!isKnown && this.#deps.clock.monotonicMs() - this.#readAtMs >= UNKNOWN_EVERY_MS) await this.refresh();
-		else if (!isKnown) await this.#reading;
+		const isKnown = () => this.#cluster.keys.some(({ generation }) => generation === row.keyGeneration);
+		if (!isKnown()) await this.refresh();
+		// That one may have been under way before.
+		if (!isKnown()) await this.refresh();
 		return createSecretKey(this.#unwrapDataKey(versionId, row));
 	}
 
@@ -275,11 +270,11 @@ export class Keyring {
 		const key = this.#open.get(generation);
 		if (key !== undefined) return key;
 		const row = this.#cluster.keys.find((one) => one.generation === generation);
-		const why =
-			row === undefined
-				? 'is not known'
-				: `is wrapped by master key ${row.masterKeyId}, which this orchestrator was not given: add it to MASTER_KEY`;
-		throw new DistroError('denied', `generation ${generation} of the cluster key ${why}`);
+		if (row === undefined) throw new DistroError('denied', `generation ${generation} of the cluster key is not known`);
+		throw new DistroError(
+			'unavailable',
+			`generation ${generation} of the cluster key is wrapped by master key ${row.masterKeyId}, which this orchestrator was not given: add it to MASTER_KEY`,
+		);
 	}
 }
 

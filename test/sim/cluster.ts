@@ -11,6 +11,7 @@ import type { Random } from '../../core/ports.ts';
 import { auditJob } from '../../orchestrator/audit.ts';
 import { shardDrawer } from '../../orchestrator/audit-draw.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
+import { ClusterKeys } from '../../orchestrator/cluster-keys.ts';
 import { Findings } from '../../orchestrator/findings.ts';
 import { JobControl } from '../../orchestrator/job-control.ts';
 import { deletionsJob, expireIntentsJob, type Job, runJobs, trashJob } from '../../orchestrator/jobs.ts';
@@ -64,7 +65,8 @@ export class Site {
 	/** Direct, for whoever checks. */
 	readonly store: MemoryMetadataStore;
 	readonly clusterId: ClusterId;
-	readonly master: MasterKeyring = parseMasterKeys('ab'.repeat(32));
+	/** As every orchestrator reads it from its file. */
+	master: MasterKeyring = parseMasterKeys('ab'.repeat(32));
 	readonly orchestrators: SimOrchestrator[] = [];
 	readonly workers: SimWorker[] = [];
 	readonly seed: string;
@@ -96,6 +98,9 @@ export interface Running {
 	readonly cluster: Cluster;
 	readonly findings: Findings;
 	readonly keyring: Keyring;
+	readonly clusterKeys: ClusterKeys;
+	/** As this process reaches it. */
+	readonly store: MetadataStore;
 	readonly pools: readonly PlainPool[];
 	readonly transport: SimTransport;
 	readonly jobs: JobControl;
@@ -230,7 +235,7 @@ export class SimOrchestrator {
 		];
 		const ownJobs: Job[] = [
 			{ name: 'workers', step: () => registry.exchange().then(() => EXCHANGE_MS) },
-			keysJob({ keyring }),
+			keysJob({ keyring, masterNow: () => this.#site.master }),
 			{ name: 'clock', step: () => clock.sync().then(() => SYNC_EVERY_MS) },
 			{
 				name: 'scrub orders',
@@ -256,6 +261,8 @@ export class SimOrchestrator {
 			cluster,
 			findings,
 			keyring,
+			clusterKeys: new ClusterKeys({ store, keyring, workers: registry }),
+			store,
 			pools: [pool, mendPool],
 			transport: simulated,
 			jobs: jobControl,

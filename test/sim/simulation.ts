@@ -32,7 +32,17 @@ export interface RunResult {
 
 const SETTLES_WITHIN_MS = 90 * 60_000;
 const OBJECTS_MAX = 30;
-const JOB_NAMES = ['expire-intents', 'deletions', 'repair', 'drain', 'rebalance', 'audit', 'reconcile', 'scrub'];
+const JOB_NAMES = [
+	'expire-intents',
+	'deletions',
+	'repair',
+	'drain',
+	'rebalance',
+	'audit',
+	'reconcile',
+	'scrub',
+	'rewrap',
+];
 
 export async function run(options: RunOptions): Promise<RunResult> {
 	const world = new World(options.seed, { trace: options.trace ?? false });
@@ -147,6 +157,7 @@ class Simulation {
 		const { orchestrators, data } = this.#site;
 		const { dice } = this.#world;
 		this.#truth.checkPlacements();
+		this.#truth.checkKeys();
 		for (const { name, objectId } of this.clients.stored) {
 			if (objectId !== null && !data.objects.has(objectId)) throw new Violation(`${name} was stored and is gone`);
 		}
@@ -201,6 +212,7 @@ class Simulation {
 		if (left !== null) throw new Violation(`settled, and then there was ${left}`);
 		await this.#check();
 		this.#truth.checkSettled();
+		this.#truth.checkBareDisks(world.dice);
 		for (const wish of this.clients.stored) {
 			this.clients.read(wish, { mustWork: true });
 			await world.advance(2_000);
@@ -279,6 +291,11 @@ class Simulation {
 		if (queued.length > 0) return `${queued.length} deletions`;
 		const unknown = this.#truth.unknown();
 		if (unknown.length > 0) return `${unknown.length} shards that no row names`;
+		const behind = this.#truth.volumesBehind();
+		if (behind.length > 0) return `the keys on ${behind.join()}`;
+		const newest = data.cluster?.keys.at(-1)?.generation ?? 0;
+		const old = [...data.objects.values()].filter(({ row }) => row.keyGeneration < newest);
+		if (old.length > 0) return `${old.length} data keys wrapped by an old generation`;
 		for (const { row, segment } of this.#truth.segments()) {
 			const { placements, n } = segment;
 			if (placements.length < n)
