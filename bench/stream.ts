@@ -59,6 +59,8 @@ async function measure(): Promise<[string, number][]> {
 		list: async () => ({ shards: [], nowMs: 0 }),
 		trailers: async () => [],
 		audit: () => Promise.reject(new DistroError('unsupported', 'not here')),
+		writeKeys: async () => {},
+		readKeys: () => Promise.reject(new DistroError('unsupported', 'not here')),
 	};
 	const server = createShardServer({
 		tls: (await authority.tls('worker', workerId)).serverTlsOptions(),

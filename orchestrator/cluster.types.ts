@@ -63,6 +63,49 @@ export interface StopAnswer {
 	readonly segments: number;
 }
 
+export interface MasterKeyView {
+	readonly id: string;
+	/** To the orchestrator that answers. */
+	readonly given: boolean;
+	/** Wraps what is new. */
+	readonly primary: boolean;
+	readonly needed_by_generations: readonly number[];
+	/** Workers whose volumes may have a record that it wraps. */
+	readonly needed_by_volumes: readonly string[];
+	readonly may_drop: boolean;
+	readonly because: string;
+}
+
+export interface GenerationView {
+	readonly generation: number;
+	readonly master_key_id: string;
+	readonly created_at: string;
+	/** Whose data key it wraps in the metadata; those in the trash as well. */
+	readonly objects: number;
+	/** Whose trailers have a data key that it wraps. */
+	readonly shards: number;
+	/** False: there are more than both figures say. */
+	readonly counted_all: boolean;
+	readonly may_drop: boolean;
+	readonly because: string;
+}
+
+export interface ClusterKeysView {
+	/** Grows with every change. */
+	readonly revision: number;
+	readonly master_keys: readonly MasterKeyView[];
+	/** Oldest first. */
+	readonly generations: readonly GenerationView[];
+}
+
+export interface ClusterKeysAdmin {
+	view(): Promise<ClusterKeysView>;
+	/** A new generation, for what is stored from now on. */
+	rotate(): Promise<ClusterKeysView>;
+	/** `not_found`; `conflict` while anything needs it, saying what. */
+	drop(generation: number): Promise<ClusterKeysView>;
+}
+
 export const DUTY_CHANGES = ['cordon', 'uncordon', 'drain', 'cancel-drain', 'forget'] as const;
 export type DutyChange = (typeof DUTY_CHANGES)[number];
 

@@ -41,6 +41,8 @@ export interface OrchestratorConfig {
 	readonly grpcHost: string;
 	readonly grpcPort: number;
 	readonly master: MasterKeyring;
+	/** The same, read anew where it comes from a file that may change; throws `invalid`. */
+	readonly masterNow: () => MasterKeyring;
 	/** A sentence for the log when the key was just made, else null. */
 	readonly masterKeyMade: string | null;
 	readonly memoryBudgetBytes: number;
@@ -92,7 +94,7 @@ const CERTIFICATE_MIN_MS = 10_000;
 export function readConfig(env: NodeJS.ProcessEnv, random: Random): OrchestratorConfig {
 	const reader = new EnvReader(env);
 	const dataDir = reader.text('DATA_DIR', './data');
-	const given = reader.secret('MASTER_KEY');
+	const given = reader.secretSource('MASTER_KEY');
 	const supabase = readSupabase(reader);
 	const shared = {
 		dataDir,
@@ -126,16 +128,27 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		policy: readPolicy(reader),
 		logLevel: reader.choice('LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace']),
 	};
-	const master = given === null ? null : reader.parse(() => parseMasterKeys(given));
+	const master = given === null ? null : reader.parse(() => parseMasterKeys(given()));
 	reader.done();
 	try {
 		mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 	} catch (cause) {
 		throw new DistroError('invalid', `DATA_DIR ${dataDir} can't be used: ${(cause as Error).message}`, { cause });
 	}
-	if (master !== null) return { ...shared, master, masterKeyMade: null };
+	if (given !== null && master !== null) {
+		let text = given();
+		let now = master;
+		const masterNow = () => {
+			if (given() === text) return now;
+			now = parseMasterKeys(given());
+			text = given();
+			return now;
+		};
+		return { ...shared, master, masterNow, masterKeyMade: null };
+	}
 	const kept = keptMasterKey({ dataDir, beyondFolder: supabase !== null }, random);
-	return { ...shared, master: parseMasterKeys(kept.text), masterKeyMade: kept.made };
+	const own = parseMasterKeys(kept.text);
+	return { ...shared, master: own, masterNow: () => own, masterKeyMade: kept.made };
 }
 
 function readEnrol(reader: EnvReader): EnrolSettings | null {

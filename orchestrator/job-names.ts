@@ -10,6 +10,8 @@ export const JOBS = {
 	rebalance: 'mends violations of the zone rule and evens out what workers hold',
 	reencode: 'encodes objects anew whose redundancy no longer suits the cluster or the policy',
 	audit: 'makes workers prove that they have a shard',
+	rewrap: 'wraps the data keys of old objects by the newest generation of the cluster key',
+	'renew-trailers': 'when asked: writes shards anew whose trailers have a data key wrapped by an older generation',
 	watch: 'keeps the record of each worker: uptime, losses, audits',
 	reconcile: 'compares what workers have with what the metadata knows: deletes what is unknown, finds what is gone',
 	scrub: 'workers read all their shards again',

@@ -16,6 +16,7 @@ import { type ApiKeyStore, openApiKeys } from './api-keys.ts';
 import { auditJob } from './audit.ts';
 import { shardDrawer } from './audit-draw.ts';
 import { Cluster } from './cluster.ts';
+import { ClusterKeys } from './cluster-keys.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { DeletionLog } from './deletions.ts';
 import { EnrolDesk } from './enrol.ts';
@@ -26,14 +27,17 @@ import { createHttpServer } from './http/server.ts';
 import { Issuer } from './issuer.ts';
 import { JobControl } from './job-control.ts';
 import { deletionsJob, expireIntentsJob, type Job, runJobs, trashJob } from './jobs.ts';
+import { KeyDelivery } from './key-delivery.ts';
 import { Keyring } from './keyring.ts';
+import { keysJob } from './keys-job.ts';
 import { exclusive } from './leases.ts';
-import { drainJob, isNeedless, type MendOutcome, rebalanceJob, repairJob } from './mend.ts';
+import { drainJob, isNeedless, type MendOutcome, rebalanceJob, renewTrailersJob, repairJob } from './mend.ts';
 import { createOrchestratorMetrics } from './metrics.ts';
 import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
 import { reconcileJob } from './reconcile.ts';
 import { LookAgain, type ReencodeOutcome, reencodeJob } from './reencoding.ts';
+import { rewrapJob } from './rewrap.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import { readAccountFolder } from './service-account.ts';
@@ -115,11 +119,22 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 
 	const scrub = new ScrubDesk({ findings });
+	const keys = new KeyDelivery({
+		store,
+		workers,
+		transport,
+		clock,
+		record: () => keyring.record,
+		refresh: () => keyring.refresh(),
+		onFailed: (workerId, error) =>
+			log.warn({ worker: workers.name(workerId), err: error }, 'could not write the keys to a volume yet'),
+	});
 	const grpc = createGrpcServer();
 	addClusterService(grpc, {
 		clusterId,
 		workers,
 		scrub,
+		keys,
 		onWorker: (event, worker) => log.info({ worker }, event === 'joined' ? 'worker joined' : 'worker left'),
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
@@ -140,6 +155,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		objects,
 		deletions: new DeletionLog(store),
 		cluster: new Cluster({ clusterId, store, workers, scrub, jobs: jobControl, policy, pools: [pool, mendPool] }),
+		clusterKeys: new ClusterKeys({ store, keyring, workers }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
 			if (!ready) return { ok: false, reasons: ['stopping'] };
@@ -258,6 +274,13 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 		drainJob(mendDeps),
 		rebalanceJob(mendDeps),
 		reencodeJob(reencodeDeps),
+		renewTrailersJob({ ...mendDeps, newest: () => keyring.newest }),
+		rewrapJob({
+			store,
+			keyring,
+			clock,
+			onFailed: (versionId, error) => log.error({ version: versionId, err: error }, 'a data key does not open'),
+		}),
 		watch.job,
 		reconcileJob({
 			store,
@@ -302,6 +325,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			},
 		},
 		...(storeClock === null ? [] : [{ name: 'clock', step: () => storeClock.sync().then(() => SYNC_EVERY_MS) }]),
+		keysJob({ keyring, masterNow: config.masterNow }),
 		{
 			name: 'scrub orders',
 			step: async () => {

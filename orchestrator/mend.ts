@@ -35,7 +35,7 @@ export interface MendDeps extends RepairDeps {
 }
 
 export interface MendOutcome {
-	readonly kind: 'found' | Move['kind'];
+	readonly kind: 'found' | 'trailer' | Move['kind'];
 	readonly stored: StoredSegment;
 	readonly shardIndex: number;
 	readonly bytes: number;
@@ -73,6 +73,8 @@ const POLITE_PAUSE_MAX_MS = 10_000;
 const URGENT_SPARE = 1;
 /** Failed segments remembered at most: those beyond are tried again sooner. */
 const FAILED_MAX = 10_000;
+/** Old trailers are counted exactly up to here. */
+const COUNT_MAX = 100_000;
 
 /** What reads, scrubs and audits found, and what lost workers had: fewest spare shards first. */
 export function repairJob(deps: MendDeps): ExclusiveJob {
@@ -118,6 +120,36 @@ export function rebalanceJob(deps: MendDeps): ExclusiveJob {
 					: planRebalance(sets, workers, { policy: deps.policy, leastBytes: asked ? 0 : WORTH_MOVING_BYTES });
 			});
 			return (await mover.run(await mover.moveTasks(plan.moves), { signal, lease })) > 0 ? 0 : REBALANCE_IDLE_MS;
+		},
+	};
+}
+
+/**
+ * When asked: every shard whose trailer has a data key wrapped by an older generation of the cluster key is written anew
+ * on its own worker, so that the generation can be dropped. It copies everything that is old, so nobody gets it unasked.
+ */
+export function renewTrailersJob(deps: MendDeps & { readonly newest: () => number }): ExclusiveJob {
+	const mover = new Mover(deps);
+	let left = 0;
+	return {
+		name: 'renew-trailers',
+		state: () => ({ ...mover.state(), waiting_shards: left }),
+		step: async (signal, lease, asked = false) => {
+			const below = deps.newest();
+			const uses = await deps.store.keyUse(COUNT_MAX);
+			const old = uses.filter(({ generation }) => generation < below);
+			left = old.reduce((sum, { shards }) => sum + shards, 0);
+			if (!asked || left === 0) return REBALANCE_IDLE_MS;
+			if (old.some(({ objects }) => objects > 0)) {
+				// A shard gets the data key as its object has it: objects come first.
+				await pause(deps.clock, IDLE_MS, signal);
+				return 0;
+			}
+			const tasks = await mover.trailerTasks(
+				old.filter(({ shards }) => shards > 0).map(({ generation }) => generation),
+				signal,
+			);
+			return (await mover.run(tasks, { signal, lease })) > 0 ? 0 : REBALANCE_IDLE_MS;
 		},
 	};
 }
@@ -229,6 +261,33 @@ class Mover {
 			const { shardIndex } = placement;
 			return [{ kind, stored, shardIndex, to, copy: kind !== 'lost', spare, item: null, isWanted }];
 		});
+	}
+
+	/** One batch of shards with trailers of these generations, each onto its own worker, as far as those can be reached. */
+	async trailerTasks(generations: readonly number[], signal: AbortSignal): Promise<Task[]> {
+		const { store, workers, clock } = this.#deps;
+		const takes = new Set(workers.mendWorkers().flatMap((worker) => (worker.takes ? [worker.workerId] : [])));
+		const tasks: Task[] = [];
+		for (const generation of generations) {
+			let after: string | null = null;
+			do {
+				const page = await store.oldTrailers(generation, { after, limit: BATCH });
+				for (const { stored, shardIndexes } of page.trailers) {
+					if ((this.#failed.get(keyOf(stored))?.dueMs ?? 0) > clock.monotonicMs()) continue;
+					const { k, placements } = stored.segment;
+					const own = placements.find(
+						({ shardIndex, workerId }) => shardIndexes.includes(shardIndex) && takes.has(workerId),
+					);
+					if (own === undefined) continue;
+					const { shardIndex, workerId: to } = own;
+					const spare = placements.filter(({ workerId }) => workers.isReachable(workerId)).length - k;
+					tasks.push({ kind: 'trailer', stored, shardIndex, to, copy: true, spare, item: null });
+					if (tasks.length === BATCH) return tasks;
+				}
+				after = page.next;
+			} while (after !== null && !signal.aborted);
+		}
+		return tasks;
 	}
 
 	/** Answers how many shards were placed. Of two tasks for one segment the first is done: the second was planned without it. */

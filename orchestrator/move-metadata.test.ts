@@ -78,8 +78,9 @@ async function seed(file: string, objects: number): Promise<Upload[]> {
 	const ids = workers.map(({ workerId }) => workerId);
 	await store.setDuty(ids[1] as WorkerId, 'draining');
 	await store.saveHistory(ids[2] as WorkerId, '1 2 3');
-	const key = (generation: number) => ({ generation, masterKeyId: `m${generation}`, wrapped: make.bytes(60) });
-	await store.initCluster({ clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, keys: [key(1), key(2)] });
+	const wrapped = [1, 2].map((generation) => make.clusterKey(generation, `m${generation}`));
+	await store.initCluster({ clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, revision: 3, keys: wrapped });
+	await store.sawKeys(ids.slice(1), 2);
 	const uploads: Upload[] = [];
 	const put = async (shape: Parameters<Fixtures['upload']>[1]) => {
 		uploads.push(await make.store(store, ids, shape));
@@ -196,7 +197,9 @@ async function contents(store: MetadataStore, uploads: readonly Upload[]) {
 		log: await store.deletionLog({ limit: 100, after: 0 }),
 		verdict: await new DeletionLog(store).verify(),
 		deletions: await Promise.all(workers.map(({ workerId }) => store.deletions(workerId, 1_000))),
-		cluster: await store.initCluster({ clusterId: 'f'.repeat(32) as ClusterId, createdAtMs: 1, keys: [] }),
+		cluster: await store.cluster(),
+		keysOnVolumes: await store.keysOnVolumes(),
+		keyUse: await store.keyUse(1_000),
 	};
 }
 
@@ -495,7 +498,7 @@ describe('a copy that is not like its source', () => {
 		['a missing row', `DELETE FROM distro.intent_shards WHERE ctid = '(0,1)'`, /intent_shards .*is missing/],
 		[
 			'a row too many',
-			`INSERT INTO distro.cluster_keys VALUES (9, 'm', '')`,
+			`INSERT INTO distro.cluster_keys VALUES (9, 'm', '', 1)`,
 			/cluster_keys has 2 rows in the source and 3 in the target/,
 		],
 		['a count', 'UPDATE distro.totals SET bytes = bytes + 1 WHERE slot = 0', /the count of bytes is \d+/],
@@ -577,7 +580,7 @@ describe('refused, and nothing is changed', () => {
 		await seed(path, 1);
 		const other = await openPostgres();
 		const make = new Fixtures('other');
-		await other.initCluster({ clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, keys: [] });
+		await other.initCluster({ clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, revision: 1, keys: [] });
 		await other.close();
 		for (const replace of [false, true]) {
 			expect(await refusal('supabase', { replace })).toMatch(/is not empty \(cluster\) and no half-finished copy/);
@@ -591,7 +594,7 @@ describe('refused, and nothing is changed', () => {
 		const fill: Faults = async (call) => {
 			if (call !== 'to.setMark') return;
 			const other = await openPostgres();
-			await other.initCluster({ clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, keys: [] });
+			await other.initCluster({ clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, revision: 1, keys: [] });
 			await other.close();
 		};
 		expect(await refusal('supabase', { before: fill })).toMatch(/is not empty \(cluster\)/);

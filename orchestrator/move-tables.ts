@@ -35,13 +35,19 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 	{
 		name: 'cluster',
 		key: ['cluster_id'],
-		columns: { cluster_id: 'id', created_at_ms: 'integer' },
+		columns: { cluster_id: 'id', created_at_ms: 'integer', revision: 'integer' },
 		constant: ['one'],
 	},
 	{
 		name: 'cluster_keys',
 		key: ['generation'],
-		columns: { generation: 'integer', master_key_id: 'text', wrapped: 'bytes' },
+		columns: {
+			generation: 'integer',
+			created_at_ms: 'integer',
+			master_key_id: 'text',
+			wrapped: 'bytes',
+			unused_since_ms: 'integer',
+		},
 	},
 	{
 		name: 'workers',
@@ -60,6 +66,11 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 			duty: 'text',
 			history: 'text',
 		},
+	},
+	{
+		name: 'keys_on_volumes',
+		key: ['worker_id'],
+		columns: { worker_id: 'id', revision: 'integer' },
 	},
 	{
 		name: 'forgotten_workers',
@@ -117,12 +128,19 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 	{
 		name: 'placements',
 		key: ['object_no', 'segment', 'shard_index'],
-		columns: { object_no: 'integer', segment: 'integer', shard_index: 'integer', shard_id: 'id', worker_id: 'id' },
+		columns: {
+			object_no: 'integer',
+			segment: 'integer',
+			shard_index: 'integer',
+			shard_id: 'id',
+			worker_id: 'id',
+			key_generation: 'integer',
+		},
 	},
 	{
 		name: 'intents',
 		key: ['upload_id'],
-		columns: { upload_id: 'id', object_id: 'id', expires_at_ms: 'integer' },
+		columns: { upload_id: 'id', object_id: 'id', expires_at_ms: 'integer', began_at_ms: 'integer' },
 	},
 	{
 		name: 'intent_shards',

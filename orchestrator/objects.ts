@@ -121,7 +121,7 @@ export class ObjectService implements Objects {
 	}
 
 	async info(objectId: ObjectId): Promise<ObjectInfo> {
-		return this.#infoOf(await this.#row(objectId));
+		return await this.#infoOf(await this.#row(objectId));
 	}
 
 	async #row(objectId: ObjectId): Promise<ObjectRow> {
@@ -141,8 +141,8 @@ export class ObjectService implements Objects {
 		);
 	}
 
-	#infoOf(row: ObjectRow): ObjectInfo {
-		const manifest: Manifest = openManifest(this.#deps.keyring.dataKey(row.versionId, row), row.manifest);
+	async #infoOf(row: ObjectRow): Promise<ObjectInfo> {
+		const manifest: Manifest = openManifest(await this.#deps.keyring.dataKey(row.versionId, row), row.manifest);
 		return infoFrom(row, manifest);
 	}
 
@@ -151,7 +151,7 @@ export class ObjectService implements Objects {
 		const found = await deps.store.objectWithSegments(objectId, { fromSegment: 0, limit: SEGMENT_PAGE });
 		if (found === null) throw await this.#notFound(objectId);
 		const { object, segments } = found;
-		const dataKey = deps.keyring.dataKey(object.versionId, object);
+		const dataKey = await deps.keyring.dataKey(object.versionId, object);
 		const manifest = openManifest(dataKey, object.manifest);
 		if (manifest.sizeBytes !== object.sizeBytes || manifest.segments !== object.segments) {
 			throw new DistroError('corrupt', 'the metadata of this object is not what was sealed with it');
@@ -192,10 +192,10 @@ export class ObjectService implements Objects {
 		cursor: string | null;
 	}): Promise<{ objects: TrashedInfo[]; next: string | null }> {
 		const page = await this.#deps.store.trash({ limit: options.limit, after: options.cursor });
-		const objects = page.objects.map(({ object, deletedAtMs, purgeAtMs }) => {
-			return { ...this.#infoOf(object), deletedAtMs, freedAtMs: purgeAtMs };
+		const objects = page.objects.map(async ({ object, deletedAtMs, purgeAtMs }) => {
+			return { ...(await this.#infoOf(object)), deletedAtMs, freedAtMs: purgeAtMs };
 		});
-		return { objects, next: page.next };
+		return { objects: await Promise.all(objects), next: page.next };
 	}
 
 	async list(options: {
@@ -203,7 +203,7 @@ export class ObjectService implements Objects {
 		cursor: string | null;
 	}): Promise<{ objects: ObjectInfo[]; next: string | null }> {
 		const page = await this.#deps.store.list({ limit: options.limit, after: options.cursor });
-		return { objects: page.objects.map((row) => this.#infoOf(row)), next: page.next };
+		return { objects: await Promise.all(page.objects.map((row) => this.#infoOf(row))), next: page.next };
 	}
 
 	async explain(objectId: ObjectId, options: { fromSegment: number; limit: number }): Promise<ObjectExplanation> {

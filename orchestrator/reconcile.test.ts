@@ -111,7 +111,7 @@ describe('what is unknown', () => {
 		await begin(store, upload, Number.MAX_SAFE_INTEGER);
 		for (const { shardId } of upload.shards) plant(it, first, OLD_MS, shardId);
 		const deleting = plant(it, second, OLD_MS);
-		metadata.deletions.set(deleting, { shardId: deleting, workerId: second, forGood: false });
+		metadata.deletions.set(deleting, { shardId: deleting, workerId: second, forGood: false, queuedAtMs: 0 });
 		const placed = metadata.placed.size;
 
 		const state = await it.run();

@@ -78,7 +78,9 @@ export async function reencodeSegment(
 			}),
 		);
 		const segment: Segment = { ...from, ...shape, encodingId, roots, because, placements };
-		const done = { objectId, versionId, fromEncodingId: from.encodingId, segment, nowMs: clock.nowMs() };
+		const { keyGeneration } = object;
+		const nowMs = clock.nowMs();
+		const done = { objectId, versionId, fromEncodingId: from.encodingId, segment, keyGeneration, nowMs };
 		await store.reencoded(done, uploadId, options.lease);
 		for (const { shardId } of from.placements) deps.findings.forget(shardId);
 	} catch (error) {

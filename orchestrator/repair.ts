@@ -77,7 +77,7 @@ export async function placeShard(
 	const intent: Intent = { uploadId, objectId, shards: [{ shardId, workerId }], expiresAtMs };
 	await store.begin(intent);
 	try {
-		const recovery = await recoveryOf(deps, item);
+		const { recovery, keyGeneration } = await recoveryOf(deps, item);
 		// This process may have been stopped meanwhile: what would be sent now nobody would ever delete.
 		if (clock.nowMs() >= expiresAtMs) throw notOpen(uploadId);
 		const { copy } = task;
@@ -95,7 +95,7 @@ export async function placeShard(
 		if (!kept.root.equals(root)) throw new DistroError('corrupt', 'the target keeps something else than was sent');
 		checkWanted();
 		const placement = { shardIndex, workerId, shardId };
-		await store.repairDone({ item, placement, nowMs: clock.nowMs() }, uploadId, options.lease);
+		await store.repairDone({ item, placement, keyGeneration, nowMs: clock.nowMs() }, uploadId, options.lease);
 		if (before !== undefined) deps.findings.forget(before.shardId);
 	} catch (error) {
 		await giveUp(deps, intent, asDistroError(error));
@@ -104,7 +104,10 @@ export async function placeShard(
 }
 
 /** From the metadata, as the upload made it: no other worker's word is taken for it. */
-async function recoveryOf(deps: RepairDeps, item: RepairItem): Promise<Buffer> {
+async function recoveryOf(
+	deps: RepairDeps,
+	item: RepairItem,
+): Promise<{ readonly recovery: Buffer; readonly keyGeneration: number }> {
 	const { store } = deps;
 	// What is in the trash may be wanted again.
 	const object = (await store.object(item.objectId)) ?? (await store.trashed(item.objectId))?.object ?? null;
@@ -113,7 +116,8 @@ async function recoveryOf(deps: RepairDeps, item: RepairItem): Promise<Buffer> {
 	}
 	const { objectId, keyGeneration, wrappedKey, createdAtMs } = object;
 	const manifest = item.segment === object.segments - 1 ? object.manifest : null;
-	return encodeRecovery({ objectId, keyGeneration, wrappedKey, createdAtMs, manifest });
+	const recovery = encodeRecovery({ objectId, keyGeneration, wrappedKey, createdAtMs, manifest });
+	return { recovery, keyGeneration };
 }
 
 interface Rebuild {

@@ -18,6 +18,7 @@ import {
 	type HeartbeatResponse,
 	type ScrubProgress,
 } from '../proto/gen/distro/v1/cluster.ts';
+import type { KeyDelivery } from './key-delivery.ts';
 import type { ScrubDesk, ScrubFinding, ScrubReport } from './scrub.ts';
 import type { WorkerRegistry } from './workers.ts';
 
@@ -25,6 +26,7 @@ export interface ClusterServiceDeps {
 	readonly clusterId: ClusterId;
 	readonly workers: WorkerRegistry;
 	readonly scrub: Pick<ScrubDesk, 'stream'>;
+	readonly keys: Pick<KeyDelivery, 'heard' | 'joined'>;
 	readonly onWorker: (event: 'joined' | 'left', name: string) => void;
 }
 
@@ -53,6 +55,7 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 				if (name !== certified)
 					throw new DistroError('denied', `the certificate is for ${certified}, and not for ${name}`);
 				await deps.workers.register({ workerId, name, address, zone, receiptKey: Buffer.from(receiptKey) });
+				deps.keys.joined(workerId);
 				answer(null, { heartbeatMs: HEARTBEAT_MS });
 			} catch (error) {
 				answer(toServiceError(asDistroError(error)));
@@ -73,8 +76,9 @@ export function addClusterService(server: grpc.Server, deps: ClusterServiceDeps)
 				};
 				const scrubbed = deps.scrub.stream(workerId);
 				call.on('data', (beat: HeartbeatRequest) => {
-					const { findings, scrubbedSinceMs, scrub, ...stats } = beat;
+					const { findings, scrubbedSinceMs, scrub, keysDigest, ...stats } = beat;
 					heartbeat.beat(stats);
+					if (stats.online) deps.keys.heard(workerId, Buffer.from(keysDigest));
 					const answer = scrubbed(reportOf(scrub, scrubbedSinceMs), findings.filter(isFinding).map(findingOf));
 					call.write({
 						acknowledgedShardIds: answer.acknowledged.map(idBytes),

@@ -16,6 +16,7 @@ import {
 } from '../core/crypto/deletion-log.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { WrappedClusterKey } from '../core/model/keys-record.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type {
@@ -28,16 +29,19 @@ import type {
 	IntendedShard,
 	IntentRow,
 	JobRow,
+	KeyUse,
 	KnownShard,
 	Lease,
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
+	OldTrailers,
 	QueuedDeletion,
 	RedundancyRows,
 	Reencoded,
 	RepairDone,
 	RepairItem,
+	RewrappedObject,
 	StoreCounts,
 	StoredSegment,
 	TrashedObject,
@@ -45,12 +49,16 @@ import type {
 	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
+	WrappedDataKeyRow,
 } from './store.ts';
 import {
 	alreadyCommitted,
 	checkCommit,
 	checkReencoded,
 	cursorOf,
+	generationDropped,
+	generationNeeded,
+	keysChanged,
 	keyTaken,
 	leaseLost,
 	missingIndexes,
@@ -65,6 +73,7 @@ import {
 	stillPlaced,
 	storeClosed,
 	trashCursorOf,
+	UNUSED_MARGIN_MS,
 	workerForgotten,
 	workerTaken,
 } from './store-rules.ts';
@@ -78,7 +87,17 @@ interface StoredObject {
 
 interface Intent {
 	row: IntentRow;
+	readonly beganAtMs: number;
 	readonly shards: Map<ShardId, WorkerId>;
+}
+
+interface Placed {
+	readonly objectId: ObjectId;
+	readonly segment: number;
+	readonly shardIndex: number;
+	readonly workerId: WorkerId;
+	/** Of its trailer. */
+	readonly keyGeneration: number;
 }
 
 /** What survives a store: hand it to another one to open the same data again. */
@@ -88,17 +107,21 @@ export class MemoryMetadata {
 	readonly objects = new Map<ObjectId, StoredObject>();
 	readonly uploads = new Map<UploadId, ObjectId>();
 	readonly versions = new Map<VersionId, ObjectId>();
-	readonly placed = new Map<ShardId, { objectId: ObjectId; segment: number; shardIndex: number; workerId: WorkerId }>();
+	readonly placed = new Map<ShardId, Placed>();
 	readonly intents = new Map<UploadId, Intent>();
 	readonly idempotency = new Map<string, Idempotency & { readonly objectId: ObjectId | null }>();
 	/** Oldest first. */
-	readonly deletions = new Map<ShardId, QueuedDeletion & { readonly workerId: WorkerId }>();
+	readonly deletions = new Map<ShardId, QueuedDeletion & IntendedShard & { readonly queuedAtMs: number }>();
 	readonly deletionLog: DeletionEntry[] = [];
 	readonly findings = new Map<ShardId, Finding>();
 	/** Oldest first. */
 	readonly repairs = new Map<string, RepairItem>();
 	readonly workers = new Map<WorkerId, WorkerRow>();
 	readonly forgotten = new Map<WorkerId, number>();
+	/** The revision of the keys that a worker's volume was last seen to have. */
+	readonly keysOnVolumes = new Map<WorkerId, number>();
+	/** By generation of the cluster key. */
+	readonly unusedSince = new Map<number, number>();
 	readonly jobs = new Map<string, JobRow>();
 	readonly leases = new Map<string, { readonly holder: string; readonly fencing: number; readonly endsAtMs: number }>();
 }
@@ -122,8 +145,144 @@ export class MemoryMetadataStore implements MetadataStore {
 	async initCluster(initial: ClusterRow): Promise<ClusterRow> {
 		const data = this.#open;
 		const keys = initial.keys.toSorted((a, b) => a.generation - b.generation);
-		data.cluster ??= { ...initial, keys: keys.map((key) => ({ ...key, wrapped: Buffer.from(key.wrapped) })) };
+		data.cluster ??= { ...initial, keys: keys.map(copyKey) };
 		return data.cluster;
+	}
+
+	async cluster(): Promise<ClusterRow | null> {
+		return this.#open.cluster;
+	}
+
+	#clusterAt(revision: number): ClusterRow {
+		const { cluster } = this.#open;
+		if (cluster?.revision !== revision) throw keysChanged();
+		return cluster;
+	}
+
+	async changeClusterKeys(keys: readonly WrappedClusterKey[], revision: number): Promise<ClusterRow> {
+		const cluster = this.#clusterAt(revision);
+		const all = new Map(cluster.keys.map((key) => [key.generation, key]));
+		for (const key of keys) {
+			const createdAtMs = all.get(key.generation)?.createdAtMs ?? key.createdAtMs;
+			all.set(key.generation, copyKey({ ...key, createdAtMs }));
+		}
+		const sorted = [...all.values()].sort((a, b) => a.generation - b.generation);
+		this.#data.cluster = { ...cluster, revision: revision + 1, keys: sorted };
+		return this.#data.cluster;
+	}
+
+	async dropClusterKey(generation: number, revision: number): Promise<ClusterRow> {
+		const data = this.#open;
+		const cluster = this.#clusterAt(revision);
+		const use = this.#keyUse(1).find((one) => one.generation === generation);
+		if (use === undefined) throw keysChanged();
+		const isNewest = generation === cluster.keys.at(-1)?.generation;
+		const haveReported = [...data.workers.keys()].every((workerId) => data.keysOnVolumes.get(workerId) === revision);
+		if (isNewest || use.objects > 0 || use.shards > 0 || use.leftovers || !haveReported) {
+			throw generationNeeded(generation);
+		}
+		const keys = cluster.keys.filter((key) => key.generation !== generation);
+		data.unusedSince.delete(generation);
+		data.cluster = { ...cluster, revision: revision + 1, keys };
+		return data.cluster;
+	}
+
+	async keyUse(limit: number): Promise<readonly KeyUse[]> {
+		return this.#keyUse(limit);
+	}
+
+	#keyUse(limit: number): KeyUse[] {
+		const { cluster, objects, placed, unusedSince, intents, deletions } = this.#open;
+		return (cluster?.keys ?? []).map(({ generation }) => {
+			const sinceMs = unusedSince.get(generation);
+			const isBefore = (atMs: number) => sinceMs !== undefined && atMs < sinceMs + UNUSED_MARGIN_MS;
+			const ofObjects = [...objects.values()].filter(({ row }) => row.keyGeneration === generation);
+			const ofShards = [...placed.values()].filter(({ keyGeneration }) => keyGeneration === generation);
+			return {
+				generation,
+				objects: Math.min(limit, ofObjects.length),
+				shards: Math.min(limit, ofShards.length),
+				leftovers:
+					sinceMs === undefined ||
+					[...intents.values()].some(({ beganAtMs }) => isBefore(beganAtMs)) ||
+					[...deletions.values()].some(({ queuedAtMs }) => isBefore(queuedAtMs)),
+			};
+		});
+	}
+
+	async noteUnusedKeys(): Promise<void> {
+		const { cluster, unusedSince } = this.#open;
+		const newest = cluster?.keys.at(-1)?.generation;
+		for (const { generation, objects, shards } of this.#keyUse(1)) {
+			if (generation === newest || objects > 0 || shards > 0) unusedSince.delete(generation);
+			else if (!unusedSince.has(generation)) unusedSince.set(generation, this.#nowMs());
+		}
+	}
+
+	async sawKeys(workerIds: readonly WorkerId[], revision: number): Promise<void> {
+		const { workers, keysOnVolumes } = this.#open;
+		for (const workerId of workerIds) {
+			if (workers.has(workerId)) keysOnVolumes.set(workerId, Math.max(revision, keysOnVolumes.get(workerId) ?? 0));
+		}
+	}
+
+	async keysOnVolumes(): Promise<ReadonlyMap<WorkerId, number>> {
+		return new Map(this.#open.keysOnVolumes);
+	}
+
+	async oldKeyObjects(options: { below: number; limit: number }): Promise<readonly WrappedDataKeyRow[]> {
+		const rows = [...this.#open.objects.values()].map(({ row }) => row);
+		const old = rows.filter(({ keyGeneration }) => keyGeneration < options.below);
+		return old
+			.sort((a, b) => a.keyGeneration - b.keyGeneration)
+			.slice(0, options.limit)
+			.map(({ versionId, keyGeneration, wrappedKey }) => ({ versionId, keyGeneration, wrappedKey }));
+	}
+
+	async oldTrailers(
+		generation: number,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly trailers: readonly OldTrailers[]; readonly next: string | null }> {
+		const { objects, placed } = this.#open;
+		if (options.after !== null && !/^[0-9a-f]{32}\.\d{9}$/.test(options.after)) throw notAPlace();
+		const all = [...objects.values()].flatMap(({ row: { objectId, versionId }, segments }) =>
+			segments.map((segment): OldTrailers => {
+				const old = segment.placements.filter(({ shardId }) => placed.get(shardId)?.keyGeneration === generation);
+				return {
+					stored: { objectId, versionId, segment },
+					shardIndexes: old.map(({ shardIndex }) => shardIndex),
+				};
+			}),
+		);
+		const placeOf = ({ stored }: OldTrailers) => `${stored.versionId}.${String(stored.segment.index).padStart(9, '0')}`;
+		const rest = all
+			.filter((one) => one.shardIndexes.length > 0 && placeOf(one) > (options.after ?? ''))
+			.sort((a, b) => compare(placeOf(a), placeOf(b)));
+		const trailers = rest.slice(0, options.limit);
+		const last = trailers.at(-1);
+		return { trailers, next: last === undefined || rest.length <= options.limit ? null : placeOf(last) };
+	}
+
+	async rewrapObjects(objects: readonly RewrappedObject[], lease?: Lease): Promise<number> {
+		const data = this.#open;
+		this.#check(lease);
+		for (const { keyGeneration } of objects) this.#checkGeneration(keyGeneration);
+		let changed = 0;
+		for (const { versionId, before, keyGeneration, wrappedKey } of objects) {
+			const stored = data.objects.get(data.versions.get(versionId) as ObjectId);
+			if (stored === undefined || !stored.row.wrappedKey.equals(before)) continue;
+			const row = copyRow({ ...stored.row, keyGeneration, wrappedKey });
+			data.objects.set(row.objectId, { ...stored, row });
+			changed++;
+		}
+		return changed;
+	}
+
+	/** Nothing new needs a generation that was dropped. */
+	#checkGeneration(generation: number): void {
+		const keys = this.#data.cluster?.keys ?? [];
+		const isThere = keys.some((key) => key.generation === generation);
+		if (!isThere && keys.some((key) => key.generation > generation)) throw generationDropped(generation);
 	}
 
 	async begin(intent: {
@@ -137,7 +296,8 @@ export class MemoryMetadataStore implements MetadataStore {
 		if (data.uploads.has(uploadId)) throw alreadyCommitted(uploadId);
 		this.#checkWorkers(intent.shards);
 		if (!data.intents.has(uploadId)) {
-			data.intents.set(uploadId, { row: { uploadId, objectId, state: 'open', expiresAtMs }, shards: new Map() });
+			const row: IntentRow = { uploadId, objectId, state: 'open', expiresAtMs };
+			data.intents.set(uploadId, { row, beganAtMs: this.#nowMs(), shards: new Map() });
 		}
 		this.#name(uploadId, intent.shards);
 	}
@@ -182,6 +342,7 @@ export class MemoryMetadataStore implements MetadataStore {
 			if (stored !== undefined) return stored.row;
 		}
 		checkCommit(commit);
+		this.#checkGeneration(object.keyGeneration);
 		const intent = data.intents.get(object.uploadId);
 		if (intent === undefined && commit.segments.length > 0) throw notOpen(object.uploadId);
 		if (idempotency !== null) {
@@ -189,7 +350,12 @@ export class MemoryMetadataStore implements MetadataStore {
 			if (claim !== undefined && claim.uploadId !== object.uploadId && claim.expiresAtMs > nowMs) throw keyTaken();
 		}
 		const placed = commit.segments.flatMap((segment) =>
-			segment.placements.map((placement) => ({ ...placement, objectId: object.objectId, segment: segment.index })),
+			segment.placements.map((placement) => ({
+				...placement,
+				objectId: object.objectId,
+				segment: segment.index,
+				keyGeneration: object.keyGeneration,
+			})),
 		);
 		for (const { shardId, workerId } of placed) {
 			if (intent?.shards.get(shardId) !== workerId) throw neverNamed(shardId);
@@ -208,7 +374,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		data.intents.delete(row.uploadId);
 		const named = [...(intent?.shards ?? [])].map(([shardId, workerId]) => ({ shardId, workerId }));
 		for (const { shardId, workerId } of [...named, ...commit.abandoned]) {
-			if (!data.placed.has(shardId)) this.#queueDeletion(shardId, workerId);
+			if (!data.placed.has(shardId)) this.#queueDeletion({ shardId, workerId }, nowMs);
 		}
 		if (idempotency !== null) {
 			data.idempotency.set(claimKey(idempotency), { ...idempotency, uploadId: row.uploadId, objectId: row.objectId });
@@ -216,25 +382,26 @@ export class MemoryMetadataStore implements MetadataStore {
 		return row;
 	}
 
-	async abort(uploadId: UploadId, _nowMs: number): Promise<void> {
+	async abort(uploadId: UploadId, nowMs: number): Promise<void> {
 		const data = this.#open;
-		this.#discardIntent(uploadId);
+		this.#discardIntent(uploadId, nowMs);
 		for (const [at, claim] of data.idempotency) {
 			if (claim.uploadId === uploadId && claim.objectId === null) data.idempotency.delete(at);
 		}
 	}
 
 	/** Its shards are to be deleted, but for what is placed by now. */
-	#discardIntent(uploadId: UploadId): void {
+	#discardIntent(uploadId: UploadId, nowMs: number): void {
 		const data = this.#data;
 		for (const [shardId, workerId] of data.intents.get(uploadId)?.shards ?? []) {
-			if (!data.placed.has(shardId)) this.#queueDeletion(shardId, workerId);
+			if (!data.placed.has(shardId)) this.#queueDeletion({ shardId, workerId }, nowMs);
 		}
 		data.intents.delete(uploadId);
 	}
 
-	#queueDeletion(shardId: ShardId, workerId: WorkerId, forGood = false): void {
-		this.#data.deletions.set(shardId, { shardId, workerId, forGood });
+	#queueDeletion({ shardId, workerId }: IntendedShard, nowMs: number, forGood = false): void {
+		const queuedAtMs = this.#data.deletions.get(shardId)?.queuedAtMs ?? nowMs;
+		this.#data.deletions.set(shardId, { shardId, workerId, forGood, queuedAtMs });
 	}
 
 	async expireIntents(nowMs: number, limit: number, lease?: Lease): Promise<number> {
@@ -343,7 +510,7 @@ export class MemoryMetadataStore implements MetadataStore {
 			for (const { shardId, workerId } of placements) {
 				data.placed.delete(shardId);
 				data.findings.delete(shardId);
-				this.#queueDeletion(shardId, workerId, true);
+				this.#queueDeletion({ shardId, workerId }, nowMs, true);
 			}
 		}
 		for (const [at, item] of data.repairs) if (item.objectId === objectId) data.repairs.delete(at);
@@ -415,14 +582,14 @@ export class MemoryMetadataStore implements MetadataStore {
 		return [...known.values()].sort((a, b) => compare(a.shardId, b.shardId)).slice(0, options.limit);
 	}
 
-	async queueUnknown(workerId: WorkerId, shardIds: readonly ShardId[], _nowMs: number, lease?: Lease): Promise<number> {
+	async queueUnknown(workerId: WorkerId, shardIds: readonly ShardId[], nowMs: number, lease?: Lease): Promise<number> {
 		const { placed, intents, deletions } = this.#open;
 		this.#check(lease);
 		const isIntended = (shardId: ShardId) =>
 			[...intents.values()].some(({ shards }) => shards.get(shardId) === workerId);
 		for (const shardId of shardIds) {
 			if (placed.has(shardId) || isIntended(shardId) || deletions.has(shardId)) continue;
-			deletions.set(shardId, { shardId, workerId, forGood: false });
+			this.#queueDeletion({ shardId, workerId }, nowMs);
 		}
 		return shardIds.filter((shardId) => deletions.get(shardId)?.workerId === workerId).length;
 	}
@@ -492,44 +659,46 @@ export class MemoryMetadataStore implements MetadataStore {
 	async repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void> {
 		const data = this.#open;
 		this.#check(lease);
-		const { item, placement } = done;
+		const { item, placement, keyGeneration, nowMs } = done;
 		if (data.placed.has(placement.shardId)) return;
+		this.#checkGeneration(keyGeneration);
 		const intent = this.#intent(uploadId);
 		if (intent.shards.get(placement.shardId) !== placement.workerId) throw neverNamed(placement.shardId);
 		const stored = data.objects.get(item.objectId);
 		const segment = stored?.segments[item.segment];
 		if (stored?.row.versionId !== item.versionId || segment?.encodingId !== item.encodingId) {
-			this.#discardIntent(uploadId);
+			this.#discardIntent(uploadId, nowMs);
 			throw segmentGone();
 		}
 		const { shardIndex } = item;
 		if (segment.placements.some((other) => other.workerId === placement.workerId && other.shardIndex !== shardIndex)) {
-			this.#discardIntent(uploadId);
+			this.#discardIntent(uploadId, nowMs);
 			throw workerTaken();
 		}
 		const old = segment.placements.find((other) => other.shardIndex === shardIndex);
 		if (old !== undefined) {
 			data.placed.delete(old.shardId);
 			data.findings.delete(old.shardId);
-			this.#queueDeletion(old.shardId, old.workerId);
+			this.#queueDeletion(old, nowMs);
 		}
 		const others = segment.placements.filter((other) => other !== old);
 		const placements = [...others, { ...placement, shardIndex }].sort((a, b) => a.shardIndex - b.shardIndex);
 		stored.segments[item.segment] = { ...segment, placements };
 		const { objectId } = item;
-		data.placed.set(placement.shardId, { ...placement, objectId, segment: item.segment, shardIndex });
+		data.placed.set(placement.shardId, { ...placement, objectId, segment: item.segment, shardIndex, keyGeneration });
 		data.repairs.delete(itemKey(item));
-		this.#discardIntent(uploadId);
+		this.#discardIntent(uploadId, nowMs);
 	}
 
 	async reencoded(done: Reencoded, uploadId: UploadId, lease?: Lease): Promise<void> {
 		const data = this.#open;
 		this.#check(lease);
 		checkReencoded(done);
-		const { objectId, versionId, fromEncodingId, nowMs } = done;
+		const { objectId, versionId, fromEncodingId, keyGeneration, nowMs } = done;
 		const segment = copySegment(done.segment);
 		const { index, placements } = segment;
 		if (placements.some(({ shardId }) => data.placed.has(shardId))) return;
+		this.#checkGeneration(keyGeneration);
 		const intent = this.#intent(uploadId);
 		for (const { shardId, workerId } of placements) {
 			if (intent.shards.get(shardId) !== workerId) throw neverNamed(shardId);
@@ -537,22 +706,24 @@ export class MemoryMetadataStore implements MetadataStore {
 		const stored = data.objects.get(objectId);
 		const old = stored?.segments[index];
 		if (stored?.row.versionId !== versionId || old?.encodingId !== fromEncodingId) {
-			this.#discardIntent(uploadId);
+			this.#discardIntent(uploadId, nowMs);
 			throw segmentGone();
 		}
 		for (const { shardId, workerId } of old.placements) {
 			data.placed.delete(shardId);
 			data.findings.delete(shardId);
-			this.#queueDeletion(shardId, workerId);
+			this.#queueDeletion({ shardId, workerId }, nowMs);
 		}
 		for (const [at, item] of data.repairs) {
 			if (item.objectId === objectId && item.segment === index) data.repairs.delete(at);
 		}
-		for (const placement of placements) data.placed.set(placement.shardId, { ...placement, objectId, segment: index });
+		for (const placement of placements) {
+			data.placed.set(placement.shardId, { ...placement, objectId, segment: index, keyGeneration });
+		}
 		const { codec, k, n, encodingId, roots, because } = segment;
 		const was = { k: old.k, n: old.n, because: old.because, untilMs: nowMs };
 		stored.segments[index] = { ...old, codec, k, n, encodingId, roots, because, placements, was };
-		this.#discardIntent(uploadId);
+		this.#discardIntent(uploadId, nowMs);
 	}
 
 	/** The id says what the set is: who asks for one that no segment is on any more finds nothing. */
@@ -667,7 +838,7 @@ export class MemoryMetadataStore implements MetadataStore {
 	}
 
 	async forgetWorker(workerId: WorkerId, nowMs: number): Promise<boolean> {
-		const { workers, placed, deletions, intents, forgotten } = this.#open;
+		const { workers, keysOnVolumes, placed, deletions, intents, forgotten } = this.#open;
 		const known = workers.get(workerId);
 		if (known === undefined) return false;
 		const named = [...intents.values()].flatMap(({ shards }) => [...shards.values()]);
@@ -676,6 +847,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		for (const [shardId, item] of deletions) if (item.workerId === workerId) deletions.delete(shardId);
 		workers.delete(workerId);
 		forgotten.set(workerId, nowMs);
+		keysOnVolumes.delete(workerId);
 		return true;
 	}
 
@@ -771,6 +943,10 @@ function itemKey({ versionId, encodingId, segment, shardIndex }: RepairItem): st
 }
 
 /** Callers use their buffers again. */
+function copyKey(key: WrappedClusterKey): WrappedClusterKey {
+	return { ...key, wrapped: Buffer.from(key.wrapped) };
+}
+
 function copyRow(row: ObjectRow): ObjectRow {
 	const inline = row.inline === null ? null : Buffer.from(row.inline);
 	return { ...row, wrappedKey: Buffer.from(row.wrappedKey), manifest: Buffer.from(row.manifest), inline };

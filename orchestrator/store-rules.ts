@@ -141,6 +141,24 @@ export function leaseLost(name: string): DistroError {
 	);
 }
 
+export function generationDropped(generation: number): DistroError {
+	return new DistroError(
+		'unavailable',
+		`generation ${generation} of the cluster key was dropped while this was written: try again`,
+	);
+}
+
+export function keysChanged(): DistroError {
+	return new DistroError('conflict', 'the cluster keys were changed meanwhile: look again');
+}
+
+export function generationNeeded(generation: number): DistroError {
+	return new DistroError('conflict', `generation ${generation} of the cluster key is still needed`);
+}
+
+/** Times of begin and deletion are the callers', that of the note is the store's. */
+export const UNUSED_MARGIN_MS = 60_000;
+
 export function storeClosed(): DistroError {
 	return new DistroError('unavailable', 'the metadata store is closed');
 }

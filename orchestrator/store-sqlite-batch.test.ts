@@ -144,13 +144,13 @@ describe('a fault at any statement leaves all or nothing', () => {
 			const upload = await make.store(store, workers, { missing: [0, 1] });
 			const { item, uploadId, placement } = await beginRepair(store, make, workers);
 			expect(item.objectId).toBe(upload.objectId);
-			return { act: () => store.repairDone({ item, placement, nowMs: NOW_MS }, uploadId) };
+			return { act: () => store.repairDone({ item, placement, keyGeneration: 1, nowMs: NOW_MS }, uploadId) };
 		},
 		'repairDone after deletion': async (store) => {
 			const upload = await make.store(store, workers, { missing: [0] });
 			const { item, uploadId, placement } = await beginRepair(store, make, workers);
 			await store.deleteObject(upload.objectId, atOnce());
-			const done = { item, placement, nowMs: NOW_MS };
+			const done = { item, placement, keyGeneration: 1, nowMs: NOW_MS };
 			// It is refused in any case; what counts is that the new shard is to be deleted.
 			const refused = (error: unknown) => {
 				if (!['conflict', 'expired'].includes(asDistroError(error).kind)) throw error;

@@ -6,6 +6,7 @@
  */
 
 import { asDistroError, DistroError, type ErrorKind } from '../core/errors.ts';
+import * as keys from './store-sqlite-keys.ts';
 import * as known from './store-sqlite-known.ts';
 import * as leases from './store-sqlite-leases.ts';
 import * as objects from './store-sqlite-objects.ts';
@@ -18,6 +19,11 @@ import * as uploads from './store-sqlite-uploads.ts';
 import * as workers from './store-sqlite-workers.ts';
 
 export const READS = {
+	cluster: keys.cluster,
+	keyUse: keys.keyUse,
+	keysOnVolumes: keys.keysOnVolumes,
+	oldKeyObjects: keys.oldKeyObjects,
+	oldTrailers: keys.oldTrailers,
 	intents: uploads.intents,
 	object: objects.object,
 	objectWithSegments: objects.objectWithSegments,
@@ -43,7 +49,12 @@ export const READS = {
 };
 
 export const WRITES = {
-	initCluster: objects.initCluster,
+	initCluster: keys.initCluster,
+	changeClusterKeys: keys.changeClusterKeys,
+	dropClusterKey: keys.dropClusterKey,
+	noteUnusedKeys: keys.noteUnusedKeys,
+	sawKeys: keys.sawKeys,
+	rewrapObjects: keys.rewrapObjects,
 	begin: uploads.begin,
 	extend: uploads.extend,
 	renew: uploads.renew,

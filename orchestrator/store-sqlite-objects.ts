@@ -1,36 +1,13 @@
 /**
- * Objects, segments and the cluster's own row, in SQLite; what is deleted is in store-sqlite-trash.ts. Columns get the names of the port's
- * fields in the query, so that a record needs only its blobs wrapped.
+ * Objects and segments, in SQLite; what is deleted is in store-sqlite-trash.ts, the cluster's own row in store-sqlite-keys.ts.
+ * Columns get the names of the port's fields in the query, so that a record needs only its blobs wrapped.
  */
 
-import type { ClusterId, ObjectId, VersionId } from '../core/ids.ts';
+import type { ObjectId, VersionId } from '../core/ids.ts';
 import type { FormerCode, Placement, Segment } from '../core/model/segment.ts';
-import type { ClusterKeyRow, ClusterRow, ObjectPage, ObjectRow, StoreCounts } from './store.ts';
+import type { ObjectPage, ObjectRow, StoreCounts } from './store.ts';
 import { cursorOf, parseCursor } from './store-rules.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
-
-export function initCluster(sql: Sql, initial: ClusterRow): ClusterRow {
-	const { changes } = sql.run(
-		'INSERT INTO cluster (one, cluster_id, created_at_ms) VALUES (1, ?, ?) ON CONFLICT DO NOTHING',
-		initial.clusterId,
-		initial.createdAtMs,
-	);
-	for (const { generation, masterKeyId, wrapped } of changes === 0 ? [] : initial.keys) {
-		sql.run(
-			'INSERT INTO cluster_keys (generation, master_key_id, wrapped) VALUES (?, ?, ?)',
-			generation,
-			masterKeyId,
-			wrapped,
-		);
-	}
-	const cluster = sql.get<{ clusterId: ClusterId; createdAtMs: number }>(
-		'SELECT cluster_id AS clusterId, created_at_ms AS createdAtMs FROM cluster',
-	) as { clusterId: ClusterId; createdAtMs: number };
-	const keys = sql.all<Omit<ClusterKeyRow, 'wrapped'> & { wrapped: Uint8Array }>(
-		'SELECT generation, master_key_id AS masterKeyId, wrapped FROM cluster_keys ORDER BY generation',
-	);
-	return { ...cluster, keys: keys.map((key) => ({ ...key, wrapped: bufferOf(key.wrapped) })) };
-}
 
 export const OBJECT_COLUMNS = `object_no AS objectNo, object_id AS objectId, version_id AS versionId,
 	upload_id AS uploadId, size_bytes AS sizeBytes, segments, created_at_ms AS createdAtMs, etag,

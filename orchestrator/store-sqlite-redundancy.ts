@@ -39,7 +39,7 @@ interface Place {
 	readonly segment: number;
 }
 
-function storedSegment(sql: Sql, { objectNo, segment }: Place): StoredSegment {
+export function storedSegment(sql: Sql, { objectNo, segment }: Place): StoredSegment {
 	const ids = sql.get(
 		'SELECT object_id AS objectId, version_id AS versionId FROM objects WHERE object_no = ?',
 		objectNo,

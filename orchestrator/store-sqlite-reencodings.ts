@@ -4,6 +4,7 @@ import type { DistroError } from '../core/errors.ts';
 import type { ShardId, UploadId } from '../core/ids.ts';
 import type { IntendedShard, Lease, Reencoded } from './store.ts';
 import { checkReencoded, neverNamed, notOpen, segmentGone } from './store-rules.ts';
+import { checkGeneration } from './store-sqlite-keys.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { encodedAs } from './store-sqlite-repairs.ts';
 import { moveSegments } from './store-sqlite-sets.ts';
@@ -14,11 +15,13 @@ import { closeIntent, insertPlacements, queueDeletions } from './store-sqlite-up
 export function reencoded(sql: Sql, done: Reencoded, uploadId: UploadId, lease?: Lease): DistroError | undefined {
 	checkLease(sql, lease);
 	checkReencoded(done);
-	const { objectId, versionId, fromEncodingId, segment, nowMs } = done;
+	const { objectId, versionId, fromEncodingId, segment, keyGeneration, nowMs } = done;
 	const { index, placements } = segment;
 	const isPlaced = ({ shardId }: { shardId: ShardId }) =>
 		sql.get('SELECT 1 FROM placements WHERE shard_id = ?', shardId) !== undefined;
 	if (placements.some(isPlaced)) return undefined;
+	const dropped = checkGeneration(sql, keyGeneration);
+	if (dropped !== null) throw dropped;
 	const intended = closeIntent(sql, uploadId);
 	if (intended === null) throw notOpen(uploadId);
 	const named = new Map(intended.map(({ shardId, workerId }) => [shardId, workerId]));
@@ -53,7 +56,7 @@ export function reencoded(sql: Sql, done: Reencoded, uploadId: UploadId, lease?:
 		objectNo,
 		index,
 	);
-	insertPlacements(sql, objectNo, segment);
+	insertPlacements(sql, { objectNo, segment, keyGeneration });
 	moveSegments(sql, objectNo, [index]);
 	queueDeletions(sql, [...old, ...intended], nowMs);
 	return undefined;

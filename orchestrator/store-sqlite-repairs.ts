@@ -7,6 +7,7 @@ import type { DistroError } from '../core/errors.ts';
 import type { ShardId, UploadId, VersionId } from '../core/ids.ts';
 import type { Finding, IntendedShard, Lease, RepairDone, RepairItem } from './store.ts';
 import { neverNamed, notOpen, segmentGone, workerTaken } from './store-rules.ts';
+import { checkGeneration } from './store-sqlite-keys.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { objectNoOf } from './store-sqlite-objects.ts';
 import { moveSegments } from './store-sqlite-sets.ts';
@@ -118,9 +119,11 @@ export function deferRepair(sql: Sql, item: RepairItem, dueAtMs: number, lease?:
 /** A `conflict` is returned and not thrown: that the new shard is to be deleted must stay. */
 export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId, lease?: Lease): DistroError | undefined {
 	checkLease(sql, lease);
-	const { item, placement, nowMs } = done;
+	const { item, placement, keyGeneration, nowMs } = done;
 	const { shardIndex, segment } = item;
 	if (sql.get('SELECT 1 FROM placements WHERE shard_id = ?', placement.shardId) !== undefined) return undefined;
+	const dropped = checkGeneration(sql, keyGeneration);
+	if (dropped !== null) throw dropped;
 	const intended = closeIntent(sql, uploadId);
 	if (intended === null) throw notOpen(uploadId);
 	const isNew = ({ shardId }: { shardId: ShardId }) => shardId === placement.shardId;
@@ -150,12 +153,14 @@ export function repairDone(sql: Sql, done: RepairDone, uploadId: UploadId, lease
 	);
 	if (old !== undefined) sql.run('DELETE FROM findings WHERE shard_id = ?', old.shardId);
 	sql.run(
-		'INSERT OR REPLACE INTO placements (object_no, segment, shard_index, shard_id, worker_id) VALUES (?, ?, ?, ?, ?)',
+		`INSERT OR REPLACE INTO placements (object_no, segment, shard_index, shard_id, worker_id, key_generation)
+			VALUES (?, ?, ?, ?, ?, ?)`,
 		objectNo,
 		segment,
 		shardIndex,
 		placement.shardId,
 		placement.workerId,
+		keyGeneration,
 	);
 	const { changes } = sql.run(
 		'DELETE FROM repairs WHERE object_no = ? AND segment = ? AND shard_index = ?',

@@ -304,6 +304,23 @@ const MIGRATIONS: readonly string[] = [
 		forgotten_at_ms INTEGER NOT NULL
 	) STRICT, WITHOUT ROWID;
 	`,
+	`
+	ALTER TABLE cluster ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+	-- unused_since_ms: since when no object and no placement needs it; NULL while one does.
+	ALTER TABLE cluster_keys ADD COLUMN created_at_ms INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE cluster_keys ADD COLUMN unused_since_ms INTEGER;
+	UPDATE cluster_keys SET created_at_ms = (SELECT created_at_ms FROM cluster);
+	-- The revision that a worker's volume was last seen to have.
+	CREATE TABLE keys_on_volumes (
+		worker_id TEXT PRIMARY KEY REFERENCES workers ON DELETE CASCADE,
+		revision INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	ALTER TABLE intents ADD COLUMN began_at_ms INTEGER NOT NULL DEFAULT 0;
+	-- Of the data key in the shard's trailer, which can't be rewritten. Until now there was one generation.
+	ALTER TABLE placements ADD COLUMN key_generation INTEGER NOT NULL DEFAULT 1;
+	CREATE INDEX placements_generation ON placements (key_generation);
+	CREATE INDEX objects_generation ON objects (key_generation);
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */

@@ -16,6 +16,7 @@ import {
 	objectTaken,
 	workerForgotten,
 } from './store-rules.ts';
+import { checkGeneration } from './store-sqlite-keys.ts';
 import { checkLease } from './store-sqlite-leases.ts';
 import { OBJECT_COLUMNS, type ObjectRecord, toObject } from './store-sqlite-objects.ts';
 import { enterSets } from './store-sqlite-sets.ts';
@@ -28,10 +29,12 @@ export function begin(
 	const { uploadId, objectId, expiresAtMs } = intent;
 	if (sql.get('SELECT 1 FROM objects WHERE upload_id = ?', uploadId) !== undefined) throw alreadyCommitted(uploadId);
 	sql.run(
-		'INSERT INTO intents (upload_id, object_id, expires_at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
+		`INSERT INTO intents (upload_id, object_id, expires_at_ms, began_at_ms) VALUES (?, ?, ?, ?)
+			ON CONFLICT DO NOTHING`,
 		uploadId,
 		objectId,
 		expiresAtMs,
+		Date.now(),
 	);
 	nameShards(sql, uploadId, intent.shards);
 }
@@ -100,6 +103,8 @@ export function commit(sql: Sql, commit: Commit): ObjectRow | null {
 	const known = sql.get<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE upload_id = ?`, object.uploadId);
 	if (known !== undefined) return toObject(known);
 	checkCommit(commit);
+	const dropped = checkGeneration(sql, object.keyGeneration);
+	if (dropped !== null) throw dropped;
 	const intended = closeIntent(sql, object.uploadId);
 	if (intended === null && segments.length > 0) throw notOpen(object.uploadId);
 	if (idempotency !== null) finishIdempotency(sql, idempotency, { object, nowMs });
@@ -160,7 +165,7 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 			segment.because,
 			setNos[segment.index] as number,
 		);
-		insertPlacements(sql, objectNo, segment);
+		insertPlacements(sql, { objectNo, segment, keyGeneration: object.keyGeneration });
 		const missing = missingIndexes(segment);
 		for (const shardIndex of missing) {
 			sql.run(
@@ -175,15 +180,19 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 	}
 }
 
-export function insertPlacements(sql: Sql, objectNo: number, { index, placements }: Segment): void {
+/** `keyGeneration`: of the data key in their trailers. */
+export function insertPlacements(sql: Sql, of: { objectNo: number; segment: Segment; keyGeneration: number }): void {
+	const { index, placements } = of.segment;
 	for (const { shardIndex, shardId, workerId } of placements) {
 		sql.run(
-			'INSERT INTO placements (object_no, segment, shard_index, shard_id, worker_id) VALUES (?, ?, ?, ?, ?)',
-			objectNo,
+			`INSERT INTO placements (object_no, segment, shard_index, shard_id, worker_id, key_generation)
+				VALUES (?, ?, ?, ?, ?, ?)`,
+			of.objectNo,
 			index,
 			shardIndex,
 			shardId,
 			workerId,
+			of.keyGeneration,
 		);
 	}
 }

@@ -178,6 +178,12 @@ describe('the database file', () => {
 			ALTER TABLE objects DROP COLUMN spread_no;
 			ALTER TABLE workers DROP COLUMN duty;
 			ALTER TABLE workers DROP COLUMN history;
+			DROP TABLE keys_on_volumes; DROP INDEX placements_generation; DROP INDEX objects_generation;
+			ALTER TABLE cluster DROP COLUMN revision;
+			ALTER TABLE cluster_keys DROP COLUMN created_at_ms;
+			ALTER TABLE cluster_keys DROP COLUMN unused_since_ms;
+			ALTER TABLE intents DROP COLUMN began_at_ms;
+			ALTER TABLE placements DROP COLUMN key_generation;
 			UPDATE schema_version SET version = 2`);
 		db.close();
 		store = await openSqliteStore({ path });

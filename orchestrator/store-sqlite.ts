@@ -11,6 +11,7 @@ import { Worker } from 'node:worker_threads';
 import { DistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { WrappedClusterKey } from '../core/model/keys-record.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -24,6 +25,7 @@ import type {
 	Reencoded,
 	RepairDone,
 	RepairItem,
+	RewrappedObject,
 	WorkerFigures,
 	WorkerSighting,
 } from './store.ts';
@@ -66,6 +68,46 @@ export class SqliteMetadataStore implements MetadataStore {
 
 	initCluster(initial: ClusterRow) {
 		return this.#call('initCluster', initial);
+	}
+
+	cluster() {
+		return this.#call('cluster');
+	}
+
+	changeClusterKeys(keys: readonly WrappedClusterKey[], revision: number) {
+		return this.#call('changeClusterKeys', keys, revision);
+	}
+
+	dropClusterKey(generation: number, revision: number) {
+		return this.#call('dropClusterKey', generation, revision);
+	}
+
+	keyUse(limit: number) {
+		return this.#call('keyUse', limit);
+	}
+
+	noteUnusedKeys() {
+		return this.#call('noteUnusedKeys');
+	}
+
+	sawKeys(workerIds: readonly WorkerId[], revision: number) {
+		return this.#call('sawKeys', workerIds, revision);
+	}
+
+	keysOnVolumes() {
+		return this.#call('keysOnVolumes');
+	}
+
+	oldKeyObjects(options: { below: number; limit: number }) {
+		return this.#call('oldKeyObjects', options);
+	}
+
+	oldTrailers(generation: number, options: { after: string | null; limit: number }) {
+		return this.#call('oldTrailers', generation, options);
+	}
+
+	rewrapObjects(objects: readonly RewrappedObject[], lease?: Lease) {
+		return this.#call('rewrapObjects', objects, lease);
 	}
 
 	begin(intent: { uploadId: UploadId; objectId: ObjectId; shards: readonly IntendedShard[]; expiresAtMs: number }) {

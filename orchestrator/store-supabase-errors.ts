@@ -4,6 +4,9 @@ import { DistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId } from '../core/ids.ts';
 import {
 	alreadyCommitted,
+	generationDropped,
+	generationNeeded,
+	keysChanged,
 	keyTaken,
 	leaseLost,
 	nameTaken,
@@ -77,6 +80,12 @@ export function refusalError({ word, detail }: { word: string; detail: string },
 			return workerForgotten();
 		case 'lease_lost':
 			return leaseLost(detail);
+		case 'generation_dropped':
+			return generationDropped(Number(detail));
+		case 'generation_needed':
+			return generationNeeded(Number(detail));
+		case 'keys_changed':
+			return keysChanged();
 		default:
 			return new DistroError('internal', `the metadata database refused: ${word} ${detail}`);
 	}

@@ -93,8 +93,8 @@ type Prepare = (make: Fixtures, workers: WorkerId[]) => Promise<Scenario>;
 const idempotency = { key: 'key', fingerprint: 'f' };
 const SCENARIOS: Record<string, Prepare> = {
 	initCluster: async (make) => {
-		const keys = [1, 2].map((generation) => ({ generation, masterKeyId: 'm', wrapped: make.bytes(60) }));
-		const row = { clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, keys };
+		const keys = [1, 2].map((generation) => make.clusterKey(generation, 'm'));
+		const row = { clusterId: make.id<ClusterId>(), createdAtMs: NOW_MS, revision: 1, keys };
 		return { act: () => store.initCluster(row) };
 	},
 	begin: async (make, workers) => {
@@ -236,7 +236,7 @@ async function repairOf(make: Fixtures, item: RepairItem, workerId = make.id<Wor
 	const shard = { shardId: make.id<ShardId>(), workerId };
 	const spare = { shardId: make.id<ShardId>(), workerId: make.id<WorkerId>() };
 	await store.begin({ uploadId, objectId: item.objectId, shards: [shard, spare], expiresAtMs: NOW_MS + 1_000 });
-	const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS };
+	const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, keyGeneration: 1, nowMs: NOW_MS };
 	return { act: () => store.repairDone(done, uploadId) };
 }
 
@@ -462,7 +462,10 @@ describe('two orchestrators', () => {
 				const uploadId = make.id<UploadId>();
 				const shard = { shardId: make.id<ShardId>(), workerId: newcomers[at % 4] as WorkerId };
 				await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS * 2 });
-				return { uploadId, done: { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS } };
+				return {
+					uploadId,
+					done: { item, placement: { shardIndex: item.shardIndex, ...shard }, keyGeneration: 1, nowMs: NOW_MS },
+				};
 			}),
 		);
 		await Promise.allSettled(

@@ -8,6 +8,7 @@ import type { DeletionAction, DeletionEntry, DeletionHead } from '../core/crypto
 import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { WrappedClusterKey } from '../core/model/keys-record.ts';
 import type { CodecId, FormerCode, Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
@@ -17,15 +18,18 @@ import type {
 	IntendedShard,
 	IntentRow,
 	JobRow,
+	KeyUse,
 	KnownShard,
 	ObjectRow,
 	RedundancyRows,
 	Reencoded,
 	RepairItem,
+	RewrappedObject,
 	StoredSegment,
 	TrashedObject,
 	WorkerRow,
 	WorkerSighting,
+	WrappedDataKeyRow,
 } from './store.ts';
 import { missingIndexes } from './store-rules.ts';
 
@@ -228,23 +232,50 @@ export function toSegment({ was, ...row }: SegmentJson): Segment {
 export interface ClusterJson {
 	readonly clusterId: string;
 	readonly createdAtMs: string;
-	readonly keys: readonly { readonly generation: string; readonly masterKeyId: string; readonly wrapped: string }[];
+	readonly revision: string;
+	readonly keys: readonly {
+		readonly generation: string;
+		readonly createdAtMs: string;
+		readonly masterKeyId: string;
+		readonly wrapped: string;
+	}[];
 }
 
-export function clusterArgs({ clusterId, createdAtMs, keys }: ClusterRow): object {
-	return { clusterId, createdAtMs, keys: keys.map((key) => ({ ...key, wrapped: base64(key.wrapped) })) };
+export function keyArgs(key: WrappedClusterKey): object {
+	return { ...key, masterKeyId: storable(key.masterKeyId), wrapped: base64(key.wrapped) };
+}
+
+export function clusterArgs({ clusterId, createdAtMs, revision, keys }: ClusterRow): object {
+	return { clusterId, createdAtMs, revision, keys: keys.map(keyArgs) };
 }
 
 export function toCluster(row: ClusterJson): ClusterRow {
 	return {
 		clusterId: row.clusterId as ClusterRow['clusterId'],
 		createdAtMs: Number(row.createdAtMs),
-		keys: row.keys.map(({ generation, masterKeyId, wrapped }) => ({
+		revision: Number(row.revision),
+		keys: row.keys.map(({ generation, createdAtMs, masterKeyId, wrapped }) => ({
 			generation: Number(generation),
+			createdAtMs: Number(createdAtMs),
 			masterKeyId,
 			wrapped: bytes(wrapped),
 		})),
 	};
+}
+
+export interface KeyUseJson extends Omit<KeyUse, 'generation'> {
+	readonly generation: string;
+}
+
+/** Version, generation, wrapped key. */
+export type WrappedDataKeyJson = readonly [string, string, string];
+
+export function toWrappedDataKey([versionId, generation, wrapped]: WrappedDataKeyJson): WrappedDataKeyRow {
+	return { versionId: versionId as VersionId, keyGeneration: Number(generation), wrappedKey: bytes(wrapped) };
+}
+
+export function rewrappedArgs({ versionId, before, keyGeneration, wrappedKey }: RewrappedObject): unknown[] {
+	return [versionId, base64(before), keyGeneration, base64(wrappedKey)];
 }
 
 export interface IntentJson {

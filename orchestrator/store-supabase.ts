@@ -9,6 +9,7 @@
 import { type DeletionEntry, type DeletionHead, NO_DELETIONS } from '../core/crypto/deletion-log.ts';
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { WrappedClusterKey } from '../core/model/keys-record.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Random } from '../core/ports.ts';
@@ -23,16 +24,19 @@ import type {
 	IntendedShard,
 	IntentRow,
 	JobRow,
+	KeyUse,
 	KnownShard,
 	Lease,
 	MetadataStore,
 	ObjectPage,
 	ObjectRow,
+	OldTrailers,
 	QueuedDeletion,
 	RedundancyRows,
 	Reencoded,
 	RepairDone,
 	RepairItem,
+	RewrappedObject,
 	StoreCounts,
 	StoredSegment,
 	TrashedObject,
@@ -40,6 +44,7 @@ import type {
 	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
+	WrappedDataKeyRow,
 } from './store.ts';
 import { checkCommit, checkReencoded, cursorOf, parseCursor, parsePlace, trashCursorOf } from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
@@ -133,6 +138,76 @@ class SupabaseMetadataStore implements MetadataStore {
 	async initCluster(initial: ClusterRow): Promise<ClusterRow> {
 		const row = await this.#write({ method: 'initCluster', args: rows.clusterArgs(initial), key: '' });
 		return rows.toCluster(row as rows.ClusterJson);
+	}
+
+	async cluster(): Promise<ClusterRow | null> {
+		const row = await this.#read('cluster', {});
+		return row === null ? null : rows.toCluster(row as rows.ClusterJson);
+	}
+
+	async changeClusterKeys(keys: readonly WrappedClusterKey[], revision: number): Promise<ClusterRow> {
+		const args = { keys: keys.map(rows.keyArgs), revision };
+		return rows.toCluster((await this.#write({ method: 'changeClusterKeys', args, key: '' })) as rows.ClusterJson);
+	}
+
+	async dropClusterKey(generation: number, revision: number): Promise<ClusterRow> {
+		const args = { generation, revision };
+		return rows.toCluster((await this.#write({ method: 'dropClusterKey', args, key: '' })) as rows.ClusterJson);
+	}
+
+	async keyUse(limit: number): Promise<readonly KeyUse[]> {
+		const uses = (await this.#read('keyUse', { limit })) as rows.KeyUseJson[];
+		return uses.map((use) => ({ ...use, generation: Number(use.generation) }));
+	}
+
+	async noteUnusedKeys(): Promise<void> {
+		await this.#write({ method: 'noteUnusedKeys', args: {}, key: '' });
+	}
+
+	async sawKeys(workerIds: readonly WorkerId[], revision: number): Promise<void> {
+		await this.#write({ method: 'sawKeys', args: { workers: workerIds, revision }, key: '' });
+	}
+
+	async keysOnVolumes(): Promise<ReadonlyMap<WorkerId, number>> {
+		const found = await this.#pages<[WorkerId, string]>(
+			'keysOnVolumes',
+			{},
+			{ limit: Number.POSITIVE_INFINITY, page: PAGE, after: null, placeOf: ([workerId]) => workerId },
+		);
+		return new Map(found.map(([workerId, revision]) => [workerId, Number(revision)]));
+	}
+
+	async oldKeyObjects(options: { below: number; limit: number }): Promise<readonly WrappedDataKeyRow[]> {
+		return ((await this.#read('oldKeyObjects', options)) as rows.WrappedDataKeyJson[]).map(rows.toWrappedDataKey);
+	}
+
+	async oldTrailers(
+		generation: number,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly trailers: readonly OldTrailers[]; readonly next: string | null }> {
+		const after = options.after === null ? null : parsePlace(options.after);
+		// One more than asked for tells whether there is another page.
+		const found = await this.#pages<[rows.StoredSegmentJson, number[]]>(
+			'oldTrailers',
+			{ generation },
+			{
+				limit: options.limit + 1,
+				page: SEGMENT_PAGE,
+				after: after === null ? null : [after.objectNo, after.segment],
+				placeOf: ([{ place }]) => place,
+			},
+		);
+		const page = found.slice(0, options.limit);
+		const isLast = page.length === found.length;
+		return {
+			trailers: page.map(([stored, shardIndexes]) => ({ stored: rows.toStoredSegment(stored), shardIndexes })),
+			next: isLast ? null : (page.at(-1)?.[0].place.join('.') ?? null),
+		};
+	}
+
+	async rewrapObjects(objects: readonly RewrappedObject[], lease?: Lease): Promise<number> {
+		const args = { objects: objects.map(rows.rewrappedArgs) };
+		return Number(await this.#write({ method: 'rewrapObjects', args, key: objects[0]?.versionId ?? '', lease }));
 	}
 
 	async begin(intent: {
@@ -358,9 +433,9 @@ class SupabaseMetadataStore implements MetadataStore {
 	}
 
 	async repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void> {
-		const { item, placement, nowMs } = done;
+		const { item, placement, keyGeneration, nowMs } = done;
 		const { shardId, workerId } = placement;
-		const args = { item, uploadId, shardId, workerId, nowMs };
+		const args = { item, uploadId, shardId, workerId, keyGeneration, nowMs };
 		const answer = await this.#write({ method: 'repairDone', args, key: uploadId, lease }, { uploadId });
 		if (answer !== null) throw refusalError({ word: (answer as { refused: string }).refused, detail: '' }, {});
 	}

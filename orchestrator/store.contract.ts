@@ -17,9 +17,20 @@ import type { ErrorKind } from '../core/errors.ts';
 import type { ClusterId, ObjectId, ShardId, UploadId, WorkerId } from '../core/ids.ts';
 import type { Segment } from '../core/model/segment.ts';
 import { DeletionLog } from './deletions.ts';
-import { atOnce, begin, Fixtures, itemOf, NOW_MS, type Upload } from './store.fixtures.ts';
+import { atOnce, begin, Fixtures, itemOf, NOW_MS, type Upload, type UploadShape } from './store.fixtures.ts';
 import { checkRedundancy, nameOf, type Redundancy, reported } from './store.recount.ts';
-import type { Finding, Lease, MetadataStore, RepairItem, StoredSegment, WorkerSighting } from './store.ts';
+import type {
+	ClusterRow,
+	Finding,
+	Lease,
+	MetadataStore,
+	OldTrailers,
+	RepairItem,
+	RewrappedObject,
+	StoredSegment,
+	WorkerSighting,
+} from './store.ts';
+import { UNUSED_MARGIN_MS } from './store-rules.ts';
 
 export interface OpenedStore {
 	readonly store: MetadataStore;
@@ -65,7 +76,11 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 			const uploadId = make.id<UploadId>();
 			const shard = { shardId: make.id<ShardId>(), workerId };
 			await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS + 1_000 });
-			return { uploadId, shard, done: { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS } };
+			return {
+				uploadId,
+				shard,
+				done: { item, placement: { shardIndex: item.shardIndex, ...shard }, keyGeneration: 1, nowMs: NOW_MS },
+			};
 		};
 
 		describe('cluster', () => {
@@ -73,16 +88,292 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const row = {
 					clusterId: make.id<ClusterId>(),
 					createdAtMs: NOW_MS,
-					keys: [
-						{ generation: 2, masterKeyId: 'm1', wrapped: make.bytes(60) },
-						{ generation: 1, masterKeyId: 'm1', wrapped: make.bytes(60) },
-					],
+					revision: 1,
+					keys: [make.clusterKey(2, 'm1'), make.clusterKey(1, 'm1')],
 				};
 				const oldestFirst = { ...row, keys: row.keys.toReversed() };
 				expect(await store.initCluster(row)).toEqual(oldestFirst);
 				expect(await store.initCluster({ ...row, clusterId: make.id<ClusterId>(), keys: [] })).toEqual(oldestFirst);
 				store = await opened.reopen();
 				expect(await store.initCluster({ ...row, clusterId: make.id<ClusterId>() })).toEqual(oldestFirst);
+				expect(await store.cluster()).toEqual(oldestFirst);
+			});
+
+			test('before it there is none', async () => {
+				expect(await store.cluster()).toBeNull();
+				expect(await store.keyUse(10)).toEqual([]);
+				await refused('conflict', store.changeClusterKeys([make.clusterKey(1, 'm')], 1));
+			});
+		});
+
+		describe('keys', () => {
+			const NOTHING = { objects: 0, shards: 0, leftovers: true };
+			/** Two generations, at revision 2. */
+			const rotated = async (): Promise<ClusterRow> => {
+				const clusterId = make.id<ClusterId>();
+				await store.initCluster({ clusterId, createdAtMs: NOW_MS, revision: 1, keys: [make.clusterKey(1, 'm1')] });
+				return store.changeClusterKeys([make.clusterKey(2, 'm1')], 1);
+			};
+			const later = (upload: Upload, generation: number): Upload => {
+				const { commit } = upload;
+				return { ...upload, commit: { ...commit, object: { ...commit.object, keyGeneration: generation } } };
+			};
+			const committed = async (generation: number, shape: UploadShape = {}): Promise<Upload> => {
+				const upload = later(make.upload(workers, shape), generation);
+				await begin(store, upload);
+				await store.commit(upload.commit);
+				return upload;
+			};
+			const rewrapped = async (keyGeneration: number, limit = 100): Promise<RewrappedObject[]> =>
+				(await store.oldKeyObjects({ below: keyGeneration, limit })).map(({ versionId, wrappedKey }) => ({
+					versionId,
+					before: wrappedKey,
+					keyGeneration,
+					wrappedKey: make.bytes(64),
+				}));
+
+			test('wrapped anew or added by whoever has the revision; nobody else changes anything', async () => {
+				const first = await rotated();
+				expect(first.revision).toBe(2);
+				expect(first.keys.map(({ generation }) => generation)).toEqual([1, 2]);
+				await refused('conflict', store.changeClusterKeys([make.clusterKey(3, 'm')], 1));
+				await refused('conflict', store.changeClusterKeys([make.clusterKey(3, 'm')], 3));
+				expect(await store.cluster()).toEqual(first);
+				const anew = { ...make.clusterKey(1, 'm2'), createdAtMs: 5 };
+				const second = await store.changeClusterKeys([anew, make.clusterKey(3, 'm2')], 2);
+				const [one, two] = first.keys;
+				expect(second.revision).toBe(3);
+				expect(second.keys.slice(0, 2)).toEqual([{ ...anew, createdAtMs: one?.createdAtMs }, two]);
+				expect(second.keys[2]).toMatchObject({ generation: 3, masterKeyId: 'm2', createdAtMs: NOW_MS + 3 });
+				store = await opened.reopen();
+				expect(await store.cluster()).toEqual(second);
+			});
+
+			test('of many changes at once one is made', async () => {
+				const { revision } = await rotated();
+				const changes = Array.from({ length: 8 }, (_, at) =>
+					store.changeClusterKeys([make.clusterKey(3 + at, 'm')], revision),
+				);
+				const results = await Promise.allSettled(changes);
+				expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+				expect((await store.cluster())?.keys).toHaveLength(3);
+			});
+
+			test('who needs a generation: objects and trailers apart, counted up to a limit', async () => {
+				await rotated();
+				await committed(1);
+				await committed(1, { segments: 2, n: 5 });
+				await committed(1, { segments: 0 });
+				const upload = await committed(2, { missing: [3] });
+				expect(await store.keyUse(100)).toEqual([
+					{ generation: 1, objects: 3, shards: 16, leftovers: true },
+					{ generation: 2, objects: 1, shards: 5, leftovers: true },
+				]);
+				expect((await store.keyUse(2)).map(({ objects, shards }) => [objects, shards])).toEqual([
+					[2, 2],
+					[1, 2],
+				]);
+				// A rebuilt shard has the key as it was read before.
+				const [item] = (await store.repairs({ nowMs: NOW_MS, limit: 1 })) as [RepairItem];
+				const { uploadId, done } = await rebuilt(item, make.id<WorkerId>());
+				await store.repairDone({ ...done, keyGeneration: 1 }, uploadId);
+				expect((await store.keyUse(100)).map(({ shards }) => shards)).toEqual([17, 5]);
+				// And so has a segment that was cut anew.
+				const anew = make.reencoding(upload, { k: 2, n: 4, workers });
+				const intent = { uploadId: anew.uploadId, objectId: anew.done.objectId, shards: anew.shards };
+				await store.begin({ ...intent, expiresAtMs: NOW_MS + 1_000 });
+				await store.reencoded({ ...anew.done, keyGeneration: 2 }, anew.uploadId);
+				expect((await store.keyUse(100)).map(({ shards }) => shards)).toEqual([16, 4]);
+				await store.deleteObject(upload.objectId, atOnce());
+				expect((await store.keyUse(100)).map(({ objects, shards }) => [objects, shards])).toEqual([
+					[3, 16],
+					[0, 0],
+				]);
+			});
+
+			test('data keys are wrapped anew one by one, if they still are what they were', async () => {
+				await rotated();
+				const upload = await committed(1);
+				await committed(1, { segments: 0 });
+				await committed(2);
+				const [one, two] = (await rewrapped(2)) as [RewrappedObject, RewrappedObject];
+				expect(await store.oldKeyObjects({ below: 2, limit: 1 })).toHaveLength(1);
+				expect(await store.rewrapObjects([one, { ...two, before: make.bytes(64) }])).toBe(1);
+				expect(await store.rewrapObjects([one, two])).toBe(1);
+				expect(await rewrapped(2)).toEqual([]);
+				const changed = [one, two].find(({ versionId }) => versionId === upload.versionId) as RewrappedObject;
+				const { wrappedKey } = changed;
+				expect(await store.object(upload.objectId)).toEqual({ ...upload.commit.object, keyGeneration: 2, wrappedKey });
+				// Trailers stay what they are.
+				expect((await store.keyUse(100)).map(({ objects, shards }) => [objects, shards])).toEqual([
+					[0, 6],
+					[3, 6],
+				]);
+				expect(await store.rewrapObjects([{ ...one, versionId: make.id() }])).toBe(0);
+			});
+
+			test('segments with old trailers come by pages, with the shards that are meant', async () => {
+				await rotated();
+				const old = [await committed(1, { segments: 3 }), await committed(1, { missing: [0] })];
+				await committed(2, { segments: 2 });
+				const all = async (limit: number) => {
+					const found: OldTrailers[] = [];
+					let after: string | null = null;
+					do {
+						const page = await store.oldTrailers(1, { after, limit });
+						expect(page.trailers.length).toBeLessThanOrEqual(limit);
+						found.push(...page.trailers);
+						after = page.next;
+					} while (after !== null);
+					return found;
+				};
+				const [item] = (await store.repairs({ nowMs: NOW_MS, limit: 1 })) as [RepairItem];
+				const { uploadId, done } = await rebuilt(item, make.id<WorkerId>());
+				await store.repairDone({ ...done, keyGeneration: 2 }, uploadId);
+				for (const limit of [1, 2, 3, 100]) {
+					const found = await all(limit);
+					expect(found).toHaveLength(4);
+					for (const { stored: segment, shardIndexes } of found) {
+						const upload = old.find(({ versionId }) => versionId === segment.versionId) as Upload;
+						expect(shardIndexes).toEqual(upload === old[1] ? [1, 2, 3, 4, 5] : [0, 1, 2, 3, 4, 5]);
+						const [now] = await store.segments(segment.versionId, { fromSegment: segment.segment.index, limit: 1 });
+						expect(segment.segment).toEqual(now);
+					}
+				}
+				await refused('invalid', store.oldTrailers(1, { after: 'nowhere', limit: 1 }));
+				expect(await store.oldTrailers(7, { after: null, limit: 1 })).toEqual({ trailers: [], next: null });
+			});
+
+			test('a generation can be dropped when nothing needs it, and not before', async () => {
+				const { revision } = await rotated();
+				const worker = make.worker('worker-1');
+				await store.saveWorker(worker);
+				await store.sawKeys([worker.workerId], revision);
+				const stays = async () => {
+					await refused('conflict', store.dropClusterKey(1, revision));
+					expect((await store.cluster())?.revision).toBe(revision);
+				};
+				// Nobody has noted that it is not needed.
+				await stays();
+				const inline = await committed(1, { segments: 0 });
+				await store.noteUnusedKeys();
+				await stays();
+				await store.deleteObject(inline.objectId, atOnce());
+				const upload = await committed(1);
+				await store.rewrapObjects(await rewrapped(2));
+				await store.noteUnusedKeys();
+				await stays();
+				const open = make.upload(workers);
+				await begin(store, open);
+				await store.deleteObject(upload.objectId, atOnce());
+				await store.noteUnusedKeys();
+				// Its shards wait for deletion.
+				await stays();
+				for (const { shardId, workerId } of upload.shards) await store.deletionsDone(workerId, [shardId]);
+				expect((await store.counts()).deletions).toBe(0);
+				// An upload began before it was noted.
+				await stays();
+				const LATER_MS = Date.now() + 2 * UNUSED_MARGIN_MS;
+				await store.abort(open.uploadId, LATER_MS);
+				expect((await store.counts()).deletions).toBe(6);
+				expect((await store.keyUse(10))[0]).toEqual({ ...NOTHING, generation: 1, leftovers: false });
+				const absent = make.worker('worker-2');
+				await store.saveWorker(absent);
+				await stays();
+				await store.sawKeys([absent.workerId], revision - 1);
+				await stays();
+				await store.sawKeys([absent.workerId], revision);
+				await refused('conflict', store.dropClusterKey(1, revision - 1));
+				await refused('conflict', store.dropClusterKey(2, revision));
+				await refused('conflict', store.dropClusterKey(3, revision));
+				const dropped = await store.dropClusterKey(1, revision);
+				expect(dropped.revision).toBe(revision + 1);
+				expect(dropped.keys.map(({ generation }) => generation)).toEqual([2]);
+				store = await opened.reopen();
+				expect(await store.cluster()).toEqual(dropped);
+				expect((await store.keyUse(10)).map(({ generation }) => generation)).toEqual([2]);
+			});
+
+			test('used again after it was noted: the note counts no more', async () => {
+				await rotated();
+				await store.noteUnusedKeys();
+				expect((await store.keyUse(10))[0]).toMatchObject({ leftovers: false });
+				await store.noteUnusedKeys();
+				expect((await store.keyUse(10))[0]).toMatchObject({ leftovers: false });
+				await committed(1);
+				await store.noteUnusedKeys();
+				expect((await store.keyUse(10)).map(({ leftovers }) => leftovers)).toEqual([true, true]);
+			});
+
+			test('nothing is written with a generation that was dropped', async () => {
+				const { revision } = await rotated();
+				const kept = await committed(2, { missing: [0] });
+				const open = later(make.upload(workers), 1);
+				// What it left out waits for deletion.
+				await store.deletionsDone(
+					workers[0] as WorkerId,
+					(await store.deletions(workers[0] as WorkerId, 10)).map(({ shardId }) => shardId),
+				);
+				await store.noteUnusedKeys();
+				await store.dropClusterKey(1, revision);
+				await begin(store, open);
+				await refused('unavailable', store.commit(open.commit));
+				await refused('unavailable', store.commit(later(make.upload(workers, { segments: 0 }), 1).commit));
+				expect(await store.object(open.objectId)).toBeNull();
+				const [item] = (await store.repairs({ nowMs: NOW_MS, limit: 1 })) as [RepairItem];
+				const { uploadId, done } = await rebuilt(item, make.id<WorkerId>());
+				await refused('unavailable', store.repairDone({ ...done, keyGeneration: 1 }, uploadId));
+				const anew = make.reencoding(kept, { k: 2, n: 4, workers });
+				const { uploadId: anewId, shards } = anew;
+				const { objectId } = anew.done;
+				await store.begin({ uploadId: anewId, objectId, shards, expiresAtMs: NOW_MS + 1_000 });
+				await refused('unavailable', store.reencoded({ ...anew.done, keyGeneration: 1 }, anewId));
+				expect((await store.intents(10)).map((intent) => intent.uploadId).sort()).toEqual(
+					[open.uploadId, uploadId, anewId].sort(),
+				);
+				const { versionId } = kept;
+				const before = kept.commit.object.wrappedKey;
+				await refused(
+					'unavailable',
+					store.rewrapObjects([{ versionId, before, keyGeneration: 1, wrappedKey: make.bytes(64) }]),
+				);
+				await store.repairDone({ ...done, keyGeneration: 2 }, uploadId);
+			});
+
+			test('commits with it and its end at once: never both', async () => {
+				let { revision } = await rotated();
+				for (let generation = 2; generation < 12; generation++) {
+					await store.changeClusterKeys([make.clusterKey(generation + 1, 'm')], revision++);
+					await store.noteUnusedKeys();
+					const late = Array.from({ length: 6 }, () => later(make.upload(workers, { segments: 0 }), generation));
+					const [dropped, ...commits] = await Promise.allSettled([
+						store.dropClusterKey(generation, revision),
+						...late.map(({ commit }) => store.commit(commit)),
+					]);
+					const isThere = ((await store.cluster()) as ClusterRow).keys.some((key) => key.generation === generation);
+					expect(isThere).toBe(dropped.status === 'rejected');
+					const done = commits.filter(({ status }) => status === 'fulfilled').length;
+					if (!isThere) expect(done).toBe(0);
+					revision = ((await store.cluster()) as ClusterRow).revision;
+				}
+			});
+
+			test('which volume has which revision: the highest that was seen, of workers that are there', async () => {
+				const [one, two] = [make.worker('worker-1'), make.worker('worker-2')];
+				await store.saveWorker(one);
+				await store.saveWorker(two);
+				await store.sawKeys([one.workerId, two.workerId, make.id<WorkerId>()], 3);
+				await store.sawKeys([one.workerId], 2);
+				await store.sawKeys([two.workerId], 4);
+				const both = [
+					[one.workerId, 3],
+					[two.workerId, 4],
+				] as const;
+				expect(await store.keysOnVolumes()).toEqual(new Map(both));
+				await store.forgetWorker(one.workerId, NOW_MS);
+				expect(await store.keysOnVolumes()).toEqual(new Map(both.slice(1)));
+				store = await opened.reopen();
+				expect(await store.keysOnVolumes()).toEqual(new Map(both.slice(1)));
 			});
 		});
 
@@ -1626,7 +1917,7 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				const uploadId = make.id<UploadId>();
 				const shard = { shardId: make.id<ShardId>(), workerId: workers[0] as WorkerId };
 				await store.begin({ uploadId, objectId: item.objectId, shards: [shard], expiresAtMs: NOW_MS * 2 });
-				const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, nowMs: NOW_MS };
+				const done = { item, placement: { shardIndex: item.shardIndex, ...shard }, keyGeneration: 1, nowMs: NOW_MS };
 				const queue = await store.deletions(workers[0] as WorkerId, 10);
 				const writes = (lease: Lease): (() => Promise<unknown>)[] => [
 					() => store.deferRepair(other, NOW_MS + 5, lease),

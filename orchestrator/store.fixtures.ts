@@ -4,6 +4,7 @@
 
 import { createHash } from 'node:crypto';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { WrappedClusterKey } from '../core/model/keys-record.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Commit, IntendedShard, MetadataStore, Reencoded, RepairItem, WorkerRow } from './store.ts';
 
@@ -80,6 +81,10 @@ export class Fixtures {
 			duty: 'active',
 			history: '',
 		};
+	}
+
+	clusterKey(generation: number, masterKeyId: string): WrappedClusterKey {
+		return { generation, createdAtMs: NOW_MS + generation, masterKeyId, wrapped: this.bytes(64) };
 	}
 
 	/** Shards go to workers in turn, one each. */
@@ -161,6 +166,7 @@ export class Fixtures {
 				because: `${k}+${n - k} by now`,
 				placements,
 			},
+			keyGeneration: 1,
 			nowMs: commit.nowMs + 5,
 		};
 		return { done, uploadId: this.id<UploadId>(), shards: placements };

@@ -148,7 +148,7 @@ async function compare(tested: MetadataStore, steps: readonly Step[]): Promise<v
 					const placement = { shardIndex: item.shardIndex, shardId, workerId: workers[pick % 6] as WorkerId };
 					const { objectId } = item;
 					await store.begin({ uploadId: repairUploadId, objectId, shards: [placement], expiresAtMs: nowMs + 9 });
-					return store.repairDone({ item, placement, nowMs }, repairUploadId);
+					return store.repairDone({ item, placement, keyGeneration: 1, nowMs }, repairUploadId);
 				}
 			}
 		};

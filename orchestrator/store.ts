@@ -12,8 +12,9 @@
  */
 
 import type { Deletion, DeletionEntry, DeletionHead } from '../core/crypto/deletion-log.ts';
-import type { ClusterId, EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import type { EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
+import type { KeysRecord, WrappedClusterKey } from '../core/model/keys-record.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
 
@@ -160,6 +161,8 @@ export interface KnownShard {
 export interface RepairDone {
 	readonly item: RepairItem;
 	readonly placement: Placement;
+	/** Of the cluster key that wraps the data key in the new shard's trailer. */
+	readonly keyGeneration: number;
 	readonly nowMs: number;
 }
 
@@ -170,21 +173,36 @@ export interface Reencoded {
 	readonly fromEncodingId: EncodingId;
 	/** Same index, seal and cells; another encoding, with all of its shards placed. */
 	readonly segment: Segment;
+	/** Of the cluster key that wraps the data key in the new shards' trailers. */
+	readonly keyGeneration: number;
 	readonly nowMs: number;
 }
 
-export interface ClusterKeyRow {
-	readonly generation: number;
-	/** Which master key wraps it. */
-	readonly masterKeyId: string;
-	readonly wrapped: Buffer;
+/** The keys record is what volumes keep of it. */
+export interface ClusterRow extends KeysRecord {
+	readonly createdAtMs: number;
 }
 
-export interface ClusterRow {
-	readonly clusterId: ClusterId;
-	readonly createdAtMs: number;
-	/** All generations of the cluster key, oldest first. */
-	readonly keys: readonly ClusterKeyRow[];
+/** What needs a generation of the cluster key: figures up to the limit that was asked for. Objects in the trash as well. */
+export interface KeyUse {
+	readonly generation: number;
+	/** Whose data key it wraps in the metadata. */
+	readonly objects: number;
+	/** Whose trailers have a data key that it wraps. */
+	readonly shards: number;
+	/** There may be shards of uploads under way, or shards to be deleted, with such trailers; never false for the newest. */
+	readonly leftovers: boolean;
+}
+
+export interface WrappedDataKeyRow {
+	readonly versionId: VersionId;
+	readonly keyGeneration: number;
+	readonly wrappedKey: Buffer;
+}
+
+/** A data key wrapped anew, for an object that still has it as it was. */
+export interface RewrappedObject extends WrappedDataKeyRow {
+	readonly before: Buffer;
 }
 
 /**
@@ -196,6 +214,12 @@ export interface Lease {
 	readonly name: string;
 	/** Grows with every new holder. */
 	readonly fencing: number;
+}
+
+/** A segment, and which of its shards have a trailer of the generation that was asked for. */
+export interface OldTrailers {
+	readonly stored: StoredSegment;
+	readonly shardIndexes: readonly number[];
 }
 
 /** Who deletes or undeletes (`by` of the deletion log), and when. */
@@ -241,6 +265,37 @@ export interface ObjectPage {
 export interface MetadataStore {
 	/** The cluster's own row. The first call on an empty store stores `initial` and returns it; later ones return what is there. */
 	initCluster(initial: ClusterRow): Promise<ClusterRow>;
+	/** null before `initCluster`. */
+	cluster(): Promise<ClusterRow | null>;
+	/**
+	 * Writes keys that are wrapped anew, or new, if the revision is still this one, and raises it; `conflict` otherwise (a
+	 * repeated call may be refused although it was done: look).
+	 */
+	changeClusterKeys(keys: readonly WrappedClusterKey[], revision: number): Promise<ClusterRow>;
+	/**
+	 * Removes a generation, and raises the revision. `conflict` when the revision is not this one any more, when anything that
+	 * KeyUse counts needs the generation, when it is the newest, and while a worker's volume was not seen to have this revision.
+	 */
+	dropClusterKey(generation: number, revision: number): Promise<ClusterRow>;
+	/** Of all generations, oldest first; each figure is at most `limit`. */
+	keyUse(limit: number): Promise<readonly KeyUse[]>;
+	/** Notes from when on a generation is not needed any more: what is begun or queued for deletion later can't have it. */
+	noteUnusedKeys(): Promise<void>;
+	/** These workers' volumes have this revision of the keys. Unknown workers are ignored. */
+	sawKeys(workerIds: readonly WorkerId[], revision: number): Promise<void>;
+	keysOnVolumes(): Promise<ReadonlyMap<WorkerId, number>>;
+	/** Objects, those in the trash as well, whose data key is wrapped by a generation before this one; the oldest first. */
+	oldKeyObjects(options: { below: number; limit: number }): Promise<readonly WrappedDataKeyRow[]>;
+	/**
+	 * Segments with shards whose trailers have a data key wrapped by this generation, of objects in the trash as well. `after`
+	 * is `next` of the page before, or null.
+	 */
+	oldTrailers(
+		generation: number,
+		options: { after: string | null; limit: number },
+	): Promise<{ readonly trailers: readonly OldTrailers[]; readonly next: string | null }>;
+	/** Each by compare-and-set; how many were written. */
+	rewrapObjects(objects: readonly RewrappedObject[], lease?: Lease): Promise<number>;
 
 	/** The intent of an upload with its first shards. `exists` when that upload was committed already, `unavailable` when one of the workers was just forgotten. */
 	begin(intent: {
@@ -258,7 +313,7 @@ export interface MetadataStore {
 	 * deleted in the same transaction that writes object, segments and placements, finishes the idempotency key, queues
 	 * missing shards for repair and everything else that the intent named for deletion. Objects without segments (inline)
 	 * need no intent. `invalid` for sizes beyond 2^53 - 1 and for placed shards that no intent named, `conflict` when the
-	 * idempotency key is another upload's.
+	 * idempotency key is another upload's, `unavailable` when the generation of its key was dropped.
 	 */
 	commit(commit: Commit): Promise<ObjectRow>;
 	/** Gives an open intent up: all its shards into the delete queue. No effect when it is not open. Also frees its idempotency key. */
@@ -335,7 +390,7 @@ export interface MetadataStore {
 	/**
 	 * The rebuilt shard is placed: replaces the old placement of that index (which goes to the delete queue), removes
 	 * findings and queue item. `conflict` when the segment or encoding is gone meanwhile, or another shard of the segment is
-	 * on that worker by now (the new shard goes to the delete queue then).
+	 * on that worker by now (the new shard goes to the delete queue then). `unavailable` as for `commit`.
 	 * The new shard must have been named by `begin` under its own upload id, which this closes.
 	 */
 	repairDone(done: RepairDone, uploadId: UploadId, lease?: Lease): Promise<void>;

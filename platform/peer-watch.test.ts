@@ -48,6 +48,8 @@ test('an idle put lives as long as its sender answers, and no longer', async () 
 			list: async () => ({ shards: [], nowMs: 0 }),
 			trailers: async () => [],
 			audit: () => Promise.reject(new Error('not here')),
+			writeKeys: async () => {},
+			readKeys: () => Promise.reject(new Error('not here')),
 		},
 	});
 	server.on('session', (session) => {

@@ -105,6 +105,8 @@ const NOT_HERE: ShardHandlers = {
 	list: async () => ({ shards: [], nowMs: 0 }),
 	trailers: async (shardIds) => shardIds.map(() => 'not_found' as const),
 	audit: () => Promise.reject(new DistroError('unsupported', 'not here')),
+	writeKeys: async () => {},
+	readKeys: () => Promise.reject(new DistroError('unsupported', 'not here')),
 };
 
 /** Our own server with these handlers, and a client of it. */

@@ -21,10 +21,13 @@ import {
 	ListResponse,
 	PutHeader,
 	PutResponse,
+	ReadKeysResponse,
 	StatRequest,
 	StatResponse,
 	TrailersRequest,
 	TrailersResponse,
+	WriteKeysRequest,
+	WriteKeysResponse,
 } from '../proto/gen/distro/v1/shards.ts';
 import { watchPeer } from './peer-watch.ts';
 import { grpcStatusOf, KIND_METADATA_KEY } from './rpc-errors.ts';
@@ -41,10 +44,12 @@ import {
 	PUT_FIELD,
 	PUT_PATH,
 	partPrefix,
+	READ_KEYS_PATH,
 	SESSION_MEMORY_MB,
 	STAT_PATH,
 	STREAM_WINDOW_BYTES,
 	TRAILERS_PATH,
+	WRITE_KEYS_PATH,
 } from './shard-wire.ts';
 import { madeYoungBuffers } from './young-collection.ts';
 
@@ -91,6 +96,9 @@ export interface ShardHandlers {
 	trailers(shardIds: readonly ShardId[]): Promise<readonly (Buffer | ErrorKind)[]>;
 	/** Throws `timeout` when it could not answer within `deadlineMs`. */
 	audit(question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer>;
+	/** Keeps the cluster's keys record on the volume, durable when it resolves; and what was kept last. */
+	writeKeys(record: Buffer): Promise<void>;
+	readKeys(): Promise<Buffer>;
 }
 
 export interface ShardServerOptions {
@@ -176,6 +184,13 @@ export function createShardServer(options: ShardServerOptions): http2.Http2Secur
 				const answer = await handlers.audit(question, { deadlineMs });
 				return AuditResponse.encode({ ...answer, path: [...answer.path] }).finish();
 			});
+		} else if (path === WRITE_KEYS_PATH) {
+			serveUnary(call, async (bytes) => {
+				await handlers.writeKeys(Buffer.from(WriteKeysRequest.decode(bytes).record));
+				return WriteKeysResponse.encode({}).finish();
+			});
+		} else if (path === READ_KEYS_PATH) {
+			serveUnary(call, async () => ReadKeysResponse.encode({ record: await handlers.readKeys() }).finish());
 		} else call.fail(new DistroError('unsupported', `no method ${path}`));
 	});
 	return server;

@@ -32,10 +32,13 @@ import {
 	ListResponse,
 	PutHeader,
 	PutResponse,
+	ReadKeysRequest,
+	ReadKeysResponse,
 	StatRequest,
 	StatResponse,
 	TrailersRequest,
 	TrailersResponse,
+	WriteKeysRequest,
 } from '../proto/gen/distro/v1/shards.ts';
 import { watchPeer } from './peer-watch.ts';
 import { errorFromStatus, KIND_METADATA_KEY } from './rpc-errors.ts';
@@ -52,10 +55,12 @@ import {
 	PUT_FIELD,
 	PUT_PATH,
 	partPrefix,
+	READ_KEYS_PATH,
 	SESSION_MEMORY_MB,
 	STAT_PATH,
 	STREAM_WINDOW_BYTES,
 	TRAILERS_PATH,
+	WRITE_KEYS_PATH,
 } from './shard-wire.ts';
 import { madeYoungBuffers } from './young-collection.ts';
 
@@ -161,6 +166,18 @@ export class GrpcShardTransport implements ShardTransport {
 		const { shardId, row, nonce } = question;
 		const request = AuditRequest.encode({ shardId: idBytes(shardId), row, nonce, deadlineMs }).finish();
 		return AuditResponse.decode(await this.#unary(worker, AUDIT_PATH, request, deadlineMs));
+	}
+
+	/** Keeps the cluster's keys record on the worker's volume. Throws `conflict` when that has a newer one. */
+	async writeKeys(worker: WorkerRef, record: Buffer, options: { timeoutMs: number }): Promise<void> {
+		await this.#unary(worker, WRITE_KEYS_PATH, WriteKeysRequest.encode({ record }).finish(), options.timeoutMs);
+	}
+
+	/** The keys record on the worker's volume; `not_found` when there is none. */
+	async readKeys(worker: WorkerRef, options: { timeoutMs: number }): Promise<Buffer> {
+		const request = ReadKeysRequest.encode({}).finish();
+		const answer = await this.#unary(worker, READ_KEYS_PATH, request, options.timeoutMs);
+		return Buffer.from(ReadKeysResponse.decode(answer).record);
 	}
 
 	close(): void {

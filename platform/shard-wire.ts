@@ -16,6 +16,8 @@ export const STAT_PATH = '/distro.v1.ShardService/Stat';
 export const LIST_PATH = '/distro.v1.ShardService/List';
 export const TRAILERS_PATH = '/distro.v1.ShardService/Trailers';
 export const AUDIT_PATH = '/distro.v1.ShardService/Audit';
+export const WRITE_KEYS_PATH = '/distro.v1.ShardService/WriteKeys';
+export const READ_KEYS_PATH = '/distro.v1.ShardService/ReadKeys';
 
 export const PUT_FIELD = { header: 1, cell: 2, trailer: 3 } as const;
 export const GET_FIELD = { leaves: 1, data: 2 } as const;

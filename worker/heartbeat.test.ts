@@ -23,6 +23,7 @@ const registration: RegisterRequest = {
 };
 const stats = { bytesTotal: 100, bytesUsed: 10, bytesFree: 90, shards: 1 };
 const answer: HeartbeatResponse = { acknowledgedShardIds: [], scrubPaused: false, scrubPass: 0, scrubRevision: 0 };
+const DIGEST = Buffer.alloc(16, 7);
 const nothingFound: ScrubReport = { findings: [], sinceMs: 0, pass: 0, shardsDone: 0, shardsTotal: 0, running: false };
 let authority: TestAuthority;
 
@@ -49,6 +50,7 @@ async function serve(
 		credentials: () => grpcChannelCredentials(workerTls),
 		registration: () => registration,
 		stats: async () => stats,
+		keysDigest: async () => DIGEST,
 		scrub: { report: () => nothingFound, heard: () => {} },
 		...parts,
 		clock: systemClock,
@@ -142,6 +144,7 @@ test('findings go with every beat until they are acknowledged, and orders come w
 		scrub: { pass: 3, shardsDone: 5, shardsTotal: 9, running: true },
 		findings: [{ missing: true, detail: 'gone' }],
 	});
+	expect(DIGEST.equals(first?.keysDigest as Buffer)).toBe(true);
 	expect(second?.findings).toEqual(first?.findings);
 	expect(heard[0]).toEqual({ acknowledged: [], paused: true, pass: 4, revision: 7 });
 	acknowledged = true;
@@ -150,5 +153,6 @@ test('findings go with every beat until they are acknowledged, and orders come w
 	online = false;
 	await expect.poll(() => beats.at(-1)?.online, { timeout: 10_000 }).toBe(false);
 	expect(beats.at(-1)?.findings).toEqual([]);
+	expect(beats.at(-1)?.keysDigest).toHaveLength(0);
 	await served.close();
 });

@@ -34,6 +34,8 @@ export interface HeartbeatDeps {
 	readonly registration: () => RegisterRequest;
 	/** Rejects while the volume is offline. */
 	readonly stats: () => Promise<StoreStats>;
+	/** Digest of the keys record on the volume; empty: none. */
+	readonly keysDigest: () => Promise<Buffer>;
 	readonly scrub: { report(): ScrubReport; heard(orders: ScrubOrders): void };
 	readonly clock: Clock;
 	readonly random: Random;
@@ -144,7 +146,7 @@ class Link {
 	}
 
 	#beat(client: ClusterServiceClient, o: { heartbeatMs: number; onConnected: () => void }): Promise<void> {
-		const { clock, stats, scrub, log, answerTimeoutMs = ANSWER_TIMEOUT_MS } = this.#deps;
+		const { clock, stats, keysDigest, scrub, log, answerTimeoutMs = ANSWER_TIMEOUT_MS } = this.#deps;
 		return new Promise((resolve, reject) => {
 			const stream = client.heartbeat();
 			this.#stream = stream;
@@ -171,8 +173,9 @@ class Link {
 					(figures) => ({ ...figures, online: true }),
 					() => ({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false }),
 				);
+				const digest = now.online ? await keysDigest() : Buffer.alloc(0);
 				if (over) return;
-				stream.write({ ...now, ...scrubbed(scrub.report(), now.online) });
+				stream.write({ ...now, keysDigest: digest, ...scrubbed(scrub.report(), now.online) });
 				cancel = clock.schedule(o.heartbeatMs, send);
 			};
 			stream.on('data', (answer: HeartbeatResponse) => {

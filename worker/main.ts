@@ -21,6 +21,7 @@ import { readConfig } from './config.ts';
 import { Enrolment } from './enrol.ts';
 import { type RunningHeartbeat, startHeartbeat } from './heartbeat.ts';
 import { loadOrCreateIdentity } from './identity.ts';
+import { VolumeKeys } from './keys.ts';
 import { Scrubber } from './scrub.ts';
 import { shardHandlers } from './service.ts';
 import { openDiskStore } from './store-disk.ts';
@@ -104,6 +105,7 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		reserveBytes: config.diskReserveBytes,
 		...(config.capacityBytes === null ? {} : { capacityBytes: config.capacityBytes }),
 	});
+	const keys = new VolumeKeys({ store, clusterId });
 	const pool = new ArenaPool(config.memoryBudgetBytes, { clock: systemClock });
 	const bytes = new Counter({
 		name: 'distro_worker_bytes_total',
@@ -166,6 +168,7 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 		handlers: shardHandlers({
 			workerId: identity.workerId,
 			store,
+			keys,
 			pool,
 			clock: systemClock,
 			receiptKey: identity.receiptKey,
@@ -201,6 +204,7 @@ await runProcess('worker', async (lifecycle: Lifecycle) => {
 			receiptKey: rawPublicKey(identity.receiptKey),
 		}),
 		stats: () => store.stats(),
+		keysDigest: () => keys.digest(),
 		scrub,
 		clock: systemClock,
 		random: systemRandom,

@@ -278,7 +278,7 @@ describe.each([
 	test('a record that nobody can read costs a new pass', async () => {
 		await put(2);
 		for (const record of ['', '{"version": 0}', '{"version": 1, "after": "x"}', 'null']) {
-			await store.saveScrub(Buffer.from(record));
+			await store.saveRecord('scrub', Buffer.from(record));
 			start();
 			await complete();
 			await scrub.stop();
@@ -289,16 +289,16 @@ describe.each([
 	test('a record of a newer release is not written over: scrubbing waits until it is gone', async () => {
 		const record = '{"version": 2, "findings": "somewhere else"}';
 		await put(2);
-		await store.saveScrub(Buffer.from(record));
+		await store.saveRecord('scrub', Buffer.from(record));
 		start();
 		now();
 		await pass(() => warnings.includes('scrubbing waits'), { what: 'it to say so' });
 		const untilMs = clock.nowMs() + HOUR_MS;
 		await pass(() => clock.nowMs() > untilMs, { what: 'an hour' });
 		await scrub.stop();
-		expect((await store.loadScrub())?.toString()).toBe(record);
+		expect((await store.loadRecord('scrub'))?.toString()).toBe(record);
 		expect([outcomes, warnings]).toEqual([[], ['scrubbing waits']]);
-		await store.saveScrub(Buffer.from(''));
+		await store.saveRecord('scrub', Buffer.from(''));
 		start();
 		await complete();
 		expect(outcomes).toEqual(['ok', 'ok']);

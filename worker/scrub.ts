@@ -329,7 +329,7 @@ export class Scrubber {
 
 	async #load(): Promise<Progress> {
 		const { store, clock, random } = this.#deps;
-		const record = await store.loadScrub();
+		const record = await store.loadRecord('scrub');
 		const kept = record === null ? null : parseProgress(record);
 		for (const finding of kept?.findings ?? []) this.#findings.set(finding.shardId, finding);
 		if (kept !== null && kept.sinceMs <= clock.nowMs()) return kept;
@@ -350,7 +350,7 @@ export class Scrubber {
 
 	async #save(progress: Progress): Promise<void> {
 		const record = { ...progress, findings: [...this.#findings.values()] };
-		await this.#deps.store.saveScrub(Buffer.from(`${JSON.stringify(record)}\n`));
+		await this.#deps.store.saveRecord('scrub', Buffer.from(`${JSON.stringify(record)}\n`));
 		this.#savedAtMs = this.#deps.clock.monotonicMs();
 	}
 }

@@ -24,6 +24,7 @@ import { openDiskStore } from './store-disk.ts';
 import { MemoryShardStore, MemoryVolume } from './store-memory.ts';
 
 const random = seededRandom('service');
+const NO_KEYS = { read: async () => Buffer.alloc(0), write: async () => {} };
 
 test('a put that passes its deadline gives its memory, its room and its file back', async () => {
 	const dataDir = mkdtempSync(join(tmpdir(), 'distro-service-'));
@@ -33,6 +34,7 @@ test('a put that passes its deadline gives its memory, its room and its file bac
 	const handlers = shardHandlers({
 		workerId,
 		store,
+		keys: NO_KEYS,
 		pool,
 		clock: realClock,
 		receiptKey: newSigningKey(),
@@ -77,6 +79,7 @@ describe('above a volume in memory', () => {
 		handlers = shardHandlers({
 			workerId,
 			store,
+			keys: NO_KEYS,
 			pool,
 			clock,
 			receiptKey,
@@ -262,7 +265,16 @@ describe('above a volume in memory', () => {
 		expect(await refused(requestOf(made))).toBe('unavailable');
 		volume.online = true;
 		store = new MemoryShardStore({ volume, clock, capacityBytes: 100_000, reserveBytes: 50_000 });
-		handlers = shardHandlers({ workerId, store, pool, clock, receiptKey, authorize: () => {}, onBytes: () => {} });
+		handlers = shardHandlers({
+			workerId,
+			store,
+			keys: NO_KEYS,
+			pool,
+			clock,
+			receiptKey,
+			authorize: () => {},
+			onBytes: () => {},
+		});
 		expect(await refused(requestOf(made))).toBe('exhausted');
 		expect(await put(made, { request: { deadlineMs: 1 } })).toMatchObject({ kind: 'exhausted' });
 	});

@@ -19,6 +19,7 @@ import type { AuditAnswer, AuditQuestion } from '../core/model/audit.ts';
 import type { Receipt } from '../core/model/receipt.ts';
 import type { Clock, MemoryLease, MemoryPool, ShardGetRequest, ShardPutRequest } from '../core/ports.ts';
 import type { IncomingShard, OutgoingShard, ShardHandlers } from '../platform/shard-server.ts';
+import type { VolumeKeys } from './keys.ts';
 import type { ShardReader, ShardStore, ShardWriter } from './store.ts';
 
 /** Bytes per write and read of a volume, at most; a transfer holds two such buffers. */
@@ -30,6 +31,7 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 export interface ShardServiceDeps {
 	readonly workerId: WorkerId;
 	readonly store: ShardStore;
+	readonly keys: Pick<VolumeKeys, 'read' | 'write'>;
 	readonly pool: MemoryPool;
 	readonly clock: Clock;
 	readonly receiptKey: KeyObject;
@@ -52,6 +54,8 @@ export function shardHandlers(deps: ShardServiceDeps): ShardHandlers {
 		},
 		trailers: (shardIds) => trailers(deps.store, shardIds),
 		audit: (question, { deadlineMs }) => audit(deps, question, deadlineMs),
+		writeKeys: (record) => deps.keys.write(record),
+		readKeys: () => deps.keys.read(),
 	};
 }
 

@@ -6,6 +6,7 @@
  *     shards/<2 hex>/<id>    cells | zeros to 4 KiB | trailer
  *     trash/<day>/<id>       deleted, and not for good; kept for a while, or until its room is needed
  *     scrub.json             how far scrubbing has come
+ *     keys.json              the cluster's wrapped keys (docs/format.md)
  *
  * A shard is written to tmp, synced, linked to its place, and its folder synced, in that order. Concurrent syncs of one
  * folder are shared. It trusts no length of a file that has no sound trailer.
@@ -21,7 +22,7 @@ import type { Clock } from '../core/ports.ts';
 import { readVersionedJson, syncFolder, writeFileDurably } from '../platform/files.ts';
 import { IDENTITY_FILE } from './identity.ts';
 import { RecentlyDeleted } from './recently-deleted.ts';
-import type { ListedShard, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
+import type { ListedShard, RecordName, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 /**
  * Shards from this size on are written past the page cache: filling it was two fifths of a worker's CPU time in large
@@ -34,7 +35,7 @@ const DIRECT_WRITE = constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY |
 const DIRECT_READ = constants.O_RDONLY | (constants.O_DIRECT ?? 0);
 
 const SENTINEL = 'volume.json';
-const SCRUB = 'scrub.json';
+const RECORD_FILE: Record<RecordName, string> = { scrub: 'scrub.json', keys: 'keys.json' };
 const VERSION = 1;
 const STATFS_MS = 1_000;
 /** With less than this free each put looks for itself: a shard refused at once goes elsewhere, one that fails half-way is left out. */
@@ -473,18 +474,18 @@ export class DiskShardStore implements ShardStore {
 		return listed;
 	}
 
-	async loadScrub(): Promise<Buffer | null> {
+	async loadRecord(name: RecordName): Promise<Buffer | null> {
 		await this.#online();
-		return this.#asked<Buffer>((done) => this.#files.readFile(this.#path(SCRUB), done)).catch((error) => {
+		return this.#asked<Buffer>((done) => this.#files.readFile(this.#path(RECORD_FILE[name]), done)).catch((error) => {
 			if (error.code === 'ENOENT') return null;
 			throw foreign(error);
 		});
 	}
 
-	async saveScrub(record: Buffer): Promise<void> {
+	async saveRecord(name: RecordName, record: Buffer): Promise<void> {
 		// Where nothing is mounted any more nothing must be written.
 		await this.#online();
-		const file = this.#path(SCRUB);
+		const file = this.#path(RECORD_FILE[name]);
 		try {
 			await this.#asked<void>((done) =>
 				this.#files.writeFile(`${file}.new`, record, { flush: true, mode: 0o644 }, done),

@@ -9,7 +9,7 @@ import type { ShardId } from '../core/ids.ts';
 import { TRAILER_MAX_BYTES } from '../core/limits.ts';
 import type { Clock } from '../core/ports.ts';
 import { RecentlyDeleted } from './recently-deleted.ts';
-import type { ListedShard, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
+import type { ListedShard, RecordName, ShardReader, ShardStore, ShardWriter, StoreStats } from './store.ts';
 
 const DAY_MS = 24 * 60 * 60_000;
 const TRASH_KEEP_MS = 7 * DAY_MS;
@@ -22,7 +22,7 @@ export class MemoryVolume {
 	readonly trash = new Map<ShardId, { readonly file: Buffer; readonly deletedAtMs: number }>();
 	/** Ids of shards on their way. */
 	readonly temporary = new Set<ShardId>();
-	scrub: Buffer | null = null;
+	readonly records = new Map<RecordName, Buffer>();
 	/** False: its mount has vanished. */
 	online = true;
 }
@@ -135,14 +135,14 @@ export class MemoryShardStore implements ShardStore {
 		};
 	}
 
-	async loadScrub(): Promise<Buffer | null> {
+	async loadRecord(name: RecordName): Promise<Buffer | null> {
 		this.#online();
-		return this.#volume.scrub;
+		return this.#volume.records.get(name) ?? null;
 	}
 
-	async saveScrub(record: Buffer): Promise<void> {
+	async saveRecord(name: RecordName, record: Buffer): Promise<void> {
 		this.#online();
-		this.#volume.scrub = Buffer.from(record);
+		this.#volume.records.set(name, Buffer.from(record));
 	}
 
 	async close(): Promise<void> {

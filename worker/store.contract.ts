@@ -286,21 +286,27 @@ export function describeShardStore(
 			});
 		});
 
-		test('the record of scrubbing: the last one, also after opening again, and none while the volume is offline', async () => {
-			expect(await store.loadScrub()).toBeNull();
-			await store.saveScrub(Buffer.from('one'));
-			await store.saveScrub(Buffer.from('two, longer'));
-			await store.saveScrub(Buffer.from('three'));
-			expect((await store.loadScrub())?.toString()).toBe('three');
-			store = await opened.reopen();
-			expect((await store.loadScrub())?.toString()).toBe('three');
-			opened.setOnline(false);
-			await expect(store.loadScrub()).rejects.toEqual(failing('unavailable'));
-			await expect(store.saveScrub(Buffer.from('four'))).rejects.toEqual(failing('unavailable'));
-			opened.setOnline(true);
-			expect((await store.loadScrub())?.toString()).toBe('three');
-			expect(await all()).toEqual([]);
-		});
+		test.each(['scrub', 'keys'] as const)(
+			'the record %s: the last one, also after opening again, and none while the volume is offline',
+			async (name) => {
+				const other = name === 'scrub' ? 'keys' : 'scrub';
+				expect(await store.loadRecord(name)).toBeNull();
+				await store.saveRecord(name, Buffer.from('one'));
+				await store.saveRecord(name, Buffer.from('two, longer'));
+				await store.saveRecord(other, Buffer.from('other'));
+				await store.saveRecord(name, Buffer.from('three'));
+				expect((await store.loadRecord(name))?.toString()).toBe('three');
+				store = await opened.reopen();
+				expect((await store.loadRecord(name))?.toString()).toBe('three');
+				expect((await store.loadRecord(other))?.toString()).toBe('other');
+				opened.setOnline(false);
+				await expect(store.loadRecord(name)).rejects.toEqual(failing('unavailable'));
+				await expect(store.saveRecord(name, Buffer.from('four'))).rejects.toEqual(failing('unavailable'));
+				opened.setOnline(true);
+				expect((await store.loadRecord(name))?.toString()).toBe('three');
+				expect(await all()).toEqual([]);
+			},
+		);
 
 		describe('delete', () => {
 			test('moves to the trash, for its time', async () => {

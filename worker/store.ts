@@ -26,6 +26,9 @@ export interface ShardReader {
 	close(): void;
 }
 
+/** How far scrubbing has come; the cluster's wrapped keys. */
+export type RecordName = 'scrub' | 'keys';
+
 export interface StoreStats {
 	readonly bytesTotal: number;
 	readonly bytesFree: number;
@@ -58,9 +61,9 @@ export interface ShardStore {
 	/** What is there, sorted by id, after `after` (or from the start), at most `limit`. `unavailable` when the volume is offline: never fewer then. */
 	list(options: { after: ShardId | null; limit: number }): Promise<readonly ListedShard[]>;
 	stats(): Promise<StoreStats>;
-	/** What `saveScrub` kept last, or null. */
-	loadScrub(): Promise<Buffer | null>;
-	/** Keeps a small record on the volume in place of the one before. Durable when it resolves. */
-	saveScrub(record: Buffer): Promise<void>;
+	/** What `saveRecord` kept last, or null. */
+	loadRecord(name: RecordName): Promise<Buffer | null>;
+	/** Keeps a small record on the volume in place of the one before. Durable when it resolves. One at a time of each name. */
+	saveRecord(name: RecordName, record: Buffer): Promise<void>;
 	close(): Promise<void>;
 }

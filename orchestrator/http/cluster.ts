@@ -1,14 +1,14 @@
 /** Routes of the cluster itself: what operators look at and steer. All of them need the scope `admin`. */
 
 import { DistroError } from '../../core/errors.ts';
-import { type ClusterAdmin, DUTY_CHANGES } from '../cluster.types.ts';
+import { type ClusterAdmin, type ClusterKeysAdmin, DUTY_CHANGES } from '../cluster.types.ts';
 import { answerJson, type Exchange, type Handler, type Route, single, wholeNumber } from './exchange.ts';
 
 /** Shards beyond k that must be left when nobody says otherwise. */
 const RESERVE_DEFAULT = 1;
 const RESERVE_MAX = 24;
 
-export function clusterRoutes(cluster: ClusterAdmin): Route[] {
+export function clusterRoutes(cluster: ClusterAdmin, keys: ClusterKeysAdmin): Route[] {
 	const scope = 'admin';
 	const get = (path: string, handler: Handler): Route => ({ method: 'GET', path, scope, handler });
 	const post = (path: string, handler: Handler): Route => ({ method: 'POST', path, scope, handler });
@@ -30,6 +30,18 @@ export function clusterRoutes(cluster: ClusterAdmin): Route[] {
 				answerJson(exchange.response, 200, worker ?? { name, state: 'forgotten' });
 			}),
 		),
+		get('/cluster/keys', async ({ response }) => answerJson(response, 200, await keys.view())),
+		post('/cluster/keys/rotate', async ({ response }) => answerJson(response, 200, await keys.rotate())),
+		{
+			method: 'DELETE',
+			path: '/cluster/keys/:generation',
+			scope,
+			handler: async ({ request, response }) => {
+				const { generation } = request.params as { generation: string };
+				const bounds = { name: 'generation', fallback: 0, min: 1, max: 0xffff_ffff };
+				answerJson(response, 200, await keys.drop(wholeNumber(generation, bounds)));
+			},
+		},
 		get('/cluster/jobs', async ({ response }) => answerJson(response, 200, { jobs: await cluster.jobs() })),
 		...(['pause', 'resume', 'run'] as const).map((what) =>
 			post(`/cluster/jobs/:name/${what}`, async (exchange) => {

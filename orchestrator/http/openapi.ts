@@ -165,6 +165,26 @@ export const openApi = {
 		'/cluster/workers/{name}/drain': worker('Move everything off it, copied before it is let go'),
 		'/cluster/workers/{name}/cancel-drain': worker('Stop that, and use it again'),
 		'/cluster/workers/{name}/forget': worker('Remove one that is gone for good and has no shards any more'),
+		'/cluster/keys': {
+			get: {
+				summary: 'Master keys and generations of the cluster key, what needs each, and whether it may go',
+				responses: { '200': json('Keys', 'Now, without any key'), default: problem },
+			},
+		},
+		'/cluster/keys/rotate': {
+			post: {
+				summary:
+					'A new generation of the cluster key, for what is stored from now on; older objects follow in the background',
+				responses: { '200': json('Keys', 'As they are now'), default: problem },
+			},
+		},
+		'/cluster/keys/{generation}': {
+			delete: {
+				summary: 'Drop a generation that nothing needs any more; 409 says what still does',
+				parameters: [{ name: 'generation', in: 'path', required: true, schema: { type: 'integer', minimum: 1 } }],
+				responses: { '200': json('Keys', 'As they are now'), default: problem },
+			},
+		},
 		'/cluster/jobs': {
 			get: { summary: 'Background jobs', responses: { '200': json('Jobs', 'All of them'), default: problem } },
 		},
@@ -318,6 +338,44 @@ export const openApi = {
 					because: { type: 'string' },
 					objects: { type: 'array', items: { type: 'string' } },
 					segments: { type: 'integer' },
+				},
+			},
+			Keys: {
+				type: 'object',
+				required: ['revision', 'master_keys', 'generations'],
+				properties: {
+					revision: { type: 'integer' },
+					master_keys: {
+						type: 'array',
+						items: {
+							type: 'object',
+							properties: {
+								id: { type: 'string' },
+								given: { type: 'boolean' },
+								primary: { type: 'boolean' },
+								needed_by_generations: { type: 'array', items: { type: 'integer' } },
+								needed_by_volumes: { type: 'array', items: { type: 'string' } },
+								may_drop: { type: 'boolean' },
+								because: { type: 'string' },
+							},
+						},
+					},
+					generations: {
+						type: 'array',
+						items: {
+							type: 'object',
+							properties: {
+								generation: { type: 'integer' },
+								master_key_id: { type: 'string' },
+								created_at: { type: 'string', format: 'date-time' },
+								objects: { type: 'integer' },
+								shards: { type: 'integer' },
+								counted_all: { type: 'boolean' },
+								may_drop: { type: 'boolean' },
+								because: { type: 'string' },
+							},
+						},
+					},
 				},
 			},
 			Job: {

@@ -120,6 +120,7 @@ beforeEach(async () => {
 		objects,
 		deletions: { entries: unused, verify: unused },
 		cluster: unusedCluster,
+		clusterKeys: { view: unused, rotate: unused, drop: unused },
 		auth: null,
 		ready: async () => ({ ok: true, reasons: [] }),
 		identity: () => ({ role: 'orchestrator', id: KNOWN, name: 'orchestrator-1' }),

@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { asDistroError } from '../../core/errors.ts';
 import { PAGE_DEFAULT, PAGE_MAX } from '../../core/limits.ts';
-import type { ClusterAdmin } from '../cluster.types.ts';
+import type { ClusterAdmin, ClusterKeysAdmin } from '../cluster.types.ts';
 import type { Deletions } from '../deletions.ts';
 import type { ObjectInfo, Objects, UploadOptions } from '../objects.types.ts';
 import { type Authenticator, type Caller, requireScope } from './auth.ts';
@@ -35,6 +35,7 @@ export interface HttpServerDeps {
 	readonly objects: Objects;
 	readonly deletions: Deletions;
 	readonly cluster: ClusterAdmin;
+	readonly clusterKeys: ClusterKeysAdmin;
 	/** null: open to whoever reaches it. */
 	readonly auth: Authenticator | null;
 	readonly ready: () => Promise<{ ok: boolean; reasons: string[] }>;
@@ -304,7 +305,7 @@ function routesOf(deps: HttpServerDeps): Route[] {
 			},
 		},
 		...trashRoutes(objects, deps.deletions),
-		...clusterRoutes(deps.cluster),
+		...clusterRoutes(deps.cluster, deps.clusterKeys),
 		{
 			method: 'GET',
 			path: '/healthz',

@@ -11,15 +11,19 @@ import type { Random } from '../../core/ports.ts';
 import { auditJob } from '../../orchestrator/audit.ts';
 import { shardDrawer } from '../../orchestrator/audit-draw.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
+import { ClusterKeys } from '../../orchestrator/cluster-keys.ts';
 import { Findings } from '../../orchestrator/findings.ts';
 import { JobControl } from '../../orchestrator/job-control.ts';
 import { deletionsJob, expireIntentsJob, type Job, runJobs, trashJob } from '../../orchestrator/jobs.ts';
+import { KeyDelivery } from '../../orchestrator/key-delivery.ts';
 import { Keyring } from '../../orchestrator/keyring.ts';
+import { keysJob } from '../../orchestrator/keys-job.ts';
 import { exclusive } from '../../orchestrator/leases.ts';
-import { drainJob, rebalanceJob, repairJob } from '../../orchestrator/mend.ts';
+import { drainJob, rebalanceJob, renewTrailersJob, repairJob } from '../../orchestrator/mend.ts';
 import { ObjectService } from '../../orchestrator/objects.ts';
 import { reconcileJob } from '../../orchestrator/reconcile.ts';
 import { LookAgain, reencodeJob } from '../../orchestrator/reencoding.ts';
+import { rewrapJob } from '../../orchestrator/rewrap.ts';
 import { ScrubDesk } from '../../orchestrator/scrub.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from '../../orchestrator/store-clock.ts';
@@ -27,6 +31,7 @@ import { MemoryMetadata, MemoryMetadataStore } from '../../orchestrator/store-me
 import { Watch } from '../../orchestrator/watch.ts';
 import { EXCHANGE_MS, type Heartbeat, WorkerRegistry } from '../../orchestrator/workers.ts';
 import type { GrpcShardTransport } from '../../platform/shard-transport.ts';
+import { VolumeKeys } from '../../worker/keys.ts';
 import { Scrubber, type ScrubReport } from '../../worker/scrub.ts';
 import { shardHandlers } from '../../worker/service.ts';
 import { DiskShardStore } from '../../worker/store-disk.ts';
@@ -61,7 +66,8 @@ export class Site {
 	/** Direct, for whoever checks. */
 	readonly store: MemoryMetadataStore;
 	readonly clusterId: ClusterId;
-	readonly master: MasterKeyring = parseMasterKeys('ab'.repeat(32));
+	/** As every orchestrator reads it from its file. */
+	master: MasterKeyring = parseMasterKeys('ab'.repeat(32));
 	readonly orchestrators: SimOrchestrator[] = [];
 	readonly workers: SimWorker[] = [];
 	readonly seed: string;
@@ -95,6 +101,9 @@ export interface Running {
 	readonly cluster: Cluster;
 	readonly findings: Findings;
 	readonly keyring: Keyring;
+	readonly clusterKeys: ClusterKeys;
+	/** As this process reaches it. */
+	readonly store: MetadataStore;
 	readonly pools: readonly PlainPool[];
 	readonly transport: SimTransport;
 	readonly jobs: JobControl;
@@ -160,6 +169,15 @@ export class SimOrchestrator {
 		const findings = new Findings({ store, clock, onReport: () => {} });
 		const scrub = new ScrubDesk({ findings });
 		const { policy } = this.#site;
+		const delivery = new KeyDelivery({
+			store,
+			workers: registry,
+			transport,
+			clock,
+			record: () => keyring.record,
+			refresh: () => keyring.refresh(),
+			onFailed: () => {},
+		});
 		const deps = { clusterId, store, workers: registry, transport, keyring, clock, random, policy, pool, findings };
 		const lookAgain = new LookAgain({ store, clock });
 		const objects = new ObjectService({
@@ -195,6 +213,8 @@ export class SimOrchestrator {
 			drainJob(mendDeps),
 			rebalanceJob(mendDeps),
 			reencodeJob({ ...mendDeps, settleMs: LOST_AFTER_MS, onOutcome: () => {} }),
+			renewTrailersJob({ ...mendDeps, newest: () => keyring.newest }),
+			rewrapJob({ store, keyring, clock, onFailed: () => {} }),
 			watch.job,
 			reconcileJob({
 				store,
@@ -224,6 +244,7 @@ export class SimOrchestrator {
 		];
 		const ownJobs: Job[] = [
 			{ name: 'workers', step: () => registry.exchange().then(() => EXCHANGE_MS) },
+			keysJob({ keyring, masterNow: () => this.#site.master }),
 			{ name: 'clock', step: () => clock.sync().then(() => SYNC_EVERY_MS) },
 			{
 				name: 'scrub orders',
@@ -238,7 +259,10 @@ export class SimOrchestrator {
 			clock,
 			onFailed: (job, error) => this.#site.onFailedStep(job, error),
 		});
-		network.hosts.set(this.host, { node, accept: (connection) => serveHeartbeat(connection, { registry, scrub }) });
+		network.hosts.set(this.host, {
+			node,
+			accept: (connection) => serveHeartbeat(connection, { registry, scrub, delivery }),
+		});
 		this.running = {
 			node,
 			objects,
@@ -246,6 +270,8 @@ export class SimOrchestrator {
 			cluster,
 			findings,
 			keyring,
+			clusterKeys: new ClusterKeys({ store, keyring, workers: registry }),
+			store,
 			pools: [pool, mendPool],
 			transport: simulated,
 			jobs: jobControl,
@@ -280,26 +306,35 @@ type Answering = ReturnType<ScrubDesk['stream']>;
 interface HeartbeatServer {
 	register(worker: Registration): Promise<void>;
 	open(workerId: WorkerId): void;
-	beat(stats: Beat, scrubbed: ScrubReport): ReturnType<Answering>;
+	beat(stats: Beat, scrubbed: ScrubReport, keysDigest: Buffer): ReturnType<Answering>;
 }
 
 const heartbeatServers = new WeakMap<Connection, HeartbeatServer>();
 
-function serveHeartbeat(connection: Connection, o: { registry: WorkerRegistry; scrub: ScrubDesk }): void {
-	const { registry, scrub } = o;
+function serveHeartbeat(
+	connection: Connection,
+	o: { registry: WorkerRegistry; scrub: ScrubDesk; delivery: KeyDelivery },
+): void {
+	const { registry, scrub, delivery } = o;
 	let answering: Answering | null = null;
 	let stream: Heartbeat | null = null;
+	let workerId: WorkerId | null = null;
 	connection.server.onBreak = () => stream?.closed();
 	heartbeatServers.set(connection, {
-		register: (worker) => registry.register(worker),
+		register: async (worker) => {
+			await registry.register(worker);
+			workerId = worker.workerId;
+			delivery.joined(workerId);
+		},
 		open: (workerId) => {
 			// A call that broke off before it began opens nothing.
 			if (connection.server.isClosed) return;
 			stream = registry.heartbeat(workerId);
 			answering = scrub.stream(workerId);
 		},
-		beat: (stats, { findings, ...report }) => {
+		beat: (stats, { findings, ...report }, digest) => {
 			stream?.beat(stats);
+			if (stream !== null && workerId !== null && stats.online) delivery.heard(workerId, digest);
 			return answering?.(report, findings) ?? { acknowledged: [], paused: false, pass: 0, revision: 0 };
 		},
 	});
@@ -356,9 +391,11 @@ export class SimWorker {
 		await store.load();
 		const pool = new PlainPool(16 * MiB, clock);
 		this.pool = pool;
+		const keys = new VolumeKeys({ store, clusterId: this.#site.clusterId });
 		const handlers = shardHandlers({
 			workerId: this.workerId,
 			store,
+			keys,
 			pool,
 			clock,
 			receiptKey: this.#receiptKey,
@@ -376,13 +413,17 @@ export class SimWorker {
 			ceiling: SCRUB_BYTES_PER_SECOND,
 			log: { info: () => {}, warn: () => {} },
 		});
-		for (const { host } of this.#site.orchestrators) this.#heartbeats(node, host, { store, scrubber });
+		for (const { host } of this.#site.orchestrators) this.#heartbeats(node, host, { store, keys, scrubber });
 		scrubber.start();
 	}
 
 	/** As worker/heartbeat.ts does it over gRPC. */
-	#heartbeats(node: SimNode, orchestrator: string, o: { store: DiskShardStore; scrubber: Scrubber }): void {
-		const { store, scrubber } = o;
+	#heartbeats(
+		node: SimNode,
+		orchestrator: string,
+		o: { store: DiskShardStore; keys: VolumeKeys; scrubber: Scrubber },
+	): void {
+		const { store, keys, scrubber } = o;
 		const { network, world } = this.#site;
 		const { clock } = node;
 		const dice = world.dice.fork(`heartbeat ${node.name} ${orchestrator}`);
@@ -408,12 +449,13 @@ export class SimWorker {
 					(figures) => ({ ...figures, online: true }),
 					() => ({ bytesTotal: 0, bytesUsed: 0, bytesFree: 0, shards: 0, online: false }),
 				);
+				const digest = stats.online ? await keys.digest() : Buffer.alloc(0);
 				if (isOver) return;
 				const report = scrubber.report();
 				// A volume that is gone proves nothing, not even what was found before.
 				const told = stats.online ? report : { ...report, findings: [] };
 				connection.toServer(() => {
-					const answer = heartbeatServers.get(connection)?.beat(stats, told);
+					const answer = heartbeatServers.get(connection)?.beat(stats, told, digest);
 					connection.toClient(() => {
 						awaitAnswer();
 						if (answer !== undefined) scrubber.heard(answer);

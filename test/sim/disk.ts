@@ -88,6 +88,12 @@ export class SimDisk {
 		add(ROOT, this.#root);
 	}
 
+	/** A file of the volume's root as it would be if the power went now; null: it would not be there. */
+	durable(name: string): Buffer | null {
+		const file = this.#root.synced.get(name);
+		return file instanceof SimFile && file.syncedBytes === file.sizeBytes ? file.content() : null;
+	}
+
 	/** The file of a shard as processes see it. */
 	shard(shardId: ShardId): SimFile | null {
 		const found = this.#shardFolder(shardId).names.get(shardId);

@@ -3,11 +3,13 @@
  * destroys shards never takes more of a segment than it was made to stand.
  */
 
+import { type MasterKeyring, parseMasterKeys } from '../../core/crypto/keys.ts';
+import { asDistroError } from '../../core/errors.ts';
 import { newId, type ShardId } from '../../core/ids.ts';
 import { DEFAULT_POLICY, type RedundancyPolicy } from '../../core/model/redundancy.ts';
 import type { Random } from '../../core/ports.ts';
 import { seededRandom } from '../support/clock.ts';
-import { type SimOrchestrator, SimWorker, type Site } from './cluster.ts';
+import { type Running, type SimOrchestrator, SimWorker, type Site } from './cluster.ts';
 import type { Dice } from './dice.ts';
 import { DISK_BYTES, SimFile } from './disk.ts';
 import type { Truth } from './truth.ts';
@@ -76,6 +78,9 @@ export class Faults {
 		[1, 'pause a job'],
 		[1, 'run a job'],
 		[2, 'edit the policy'],
+		[1, 'rotate the master key'],
+		[2, 'rotate the cluster key'],
+		[3, 'drop old keys'],
 	];
 
 	/** Answers whether there was anything to do. */
@@ -240,6 +245,8 @@ export class Faults {
 					'audit',
 					'reconcile',
 					'scrub',
+					'rewrap',
+					'renew-trailers',
 				]) as string;
 				if (!running) return false;
 				world.tell(job);
@@ -261,9 +268,55 @@ export class Faults {
 					this.#later(20_000, () => each.start());
 				}
 				return true;
+			case 'rotate the master key':
+				this.#site.master = masterKeys([this.#newKey(), ...this.#site.master.keys.map(({ key }) => key.export())]);
+				return true;
+			case 'rotate the cluster key':
+				return this.#withKeys((running) => running.clusterKeys.rotate());
+			case 'drop old keys':
+				return this.#withKeys((running) => this.#dropKeys(running));
 			default:
 				throw new Error(`no fault ${what}`);
 		}
+	}
+
+	#newKey(): Buffer {
+		return Buffer.from(Array.from({ length: 32 }, () => this.#dice.below(256)));
+	}
+
+	#withKeys(what: (running: Running) => Promise<unknown>): boolean {
+		const { running } = this.#dice.pick(this.#site.orchestrators) as SimOrchestrator;
+		if (!running) return false;
+		const { world } = this.#site;
+		running.node.run(
+			() =>
+				void what(running).then(
+					() => world.tell('keys: done'),
+					(error) => {
+						const { kind, message } = asDistroError(error);
+						world.tell(`keys: ${message}`);
+						if (kind === 'internal') world.fail(error);
+					},
+				),
+		);
+		return true;
+	}
+
+	/** Master keys that the API says may go, and one generation: asked for as people do, or whatever the API says. */
+	async #dropKeys(running: Running): Promise<void> {
+		const { clusterKeys, store, keyring } = running;
+		const view = await clusterKeys.view();
+		const needless = new Set(view.master_keys.filter(({ may_drop }) => may_drop).map(({ id }) => id));
+		const { master, world } = this.#site;
+		const kept = master.keys.filter(({ id }) => !needless.has(id));
+		if (kept.length < master.keys.length) {
+			world.tell(`${master.keys.length - kept.length} master keys go`);
+			this.#site.master = masterKeys(kept.map(({ key }) => key.export()));
+		}
+		const { generation } = this.#dice.pick(view.generations) as (typeof view.generations)[number];
+		if (this.#dice.chance(0.5)) await clusterKeys.drop(generation);
+		else keyring.learn(await store.dropClusterKey(generation, view.revision));
+		world.tell(`generation ${generation} goes`);
 	}
 
 	addWorker(name?: string): SimWorker {
@@ -363,4 +416,8 @@ export class Faults {
 			worker.start();
 		}
 	}
+}
+
+function masterKeys(keys: readonly Buffer[]): MasterKeyring {
+	return parseMasterKeys(keys.map((key) => `k${key.subarray(0, 4).toString('hex')}:${key.toString('hex')}`).join());
 }

@@ -44,6 +44,7 @@ const JOB_NAMES = [
 	'audit',
 	'reconcile',
 	'scrub',
+	'rewrap',
 ];
 
 export async function run(options: RunOptions): Promise<RunResult> {
@@ -168,6 +169,7 @@ class Simulation {
 		const { orchestrators, data } = this.#site;
 		const { dice } = this.#world;
 		this.#truth.checkPlacements();
+		this.#truth.checkKeys();
 		for (const { name, objectId, state } of this.clients.wishes) {
 			if (objectId === null) continue;
 			const stored = data.objects.get(objectId);
@@ -226,6 +228,7 @@ class Simulation {
 		if (left !== null) throw new Violation(`settled, and then there was ${left}`);
 		await this.#check();
 		this.#truth.checkSettled();
+		this.#truth.checkBareDisks(world.dice);
 		for (const wish of this.clients.stored) {
 			this.clients.read(wish, { mustWork: true });
 			await world.advance(2_000);
@@ -233,7 +236,7 @@ class Simulation {
 		}
 		await world.advance(30_000);
 		this.#checkIdle();
-		this.#checkNames();
+		await this.#checkNames();
 	}
 
 	/** Clients that never got an answer come again, and now get one. */
@@ -310,6 +313,11 @@ class Simulation {
 		if (queued.length > 0) return `${queued.length} deletions`;
 		const unknown = this.#truth.unknown();
 		if (unknown.length > 0) return `${unknown.length} shards that no row names`;
+		const behind = this.#truth.volumesBehind();
+		if (behind.length > 0) return `the keys on ${behind.join()}`;
+		const newest = data.cluster?.keys.at(-1)?.generation ?? 0;
+		const old = [...data.objects.values()].filter(({ row }) => row.keyGeneration < newest);
+		if (old.length > 0) return `${old.length} data keys wrapped by an old generation`;
 		for (const { row, segment } of this.#truth.segments()) {
 			const { placements, n } = segment;
 			if (placements.length < n)
@@ -340,11 +348,11 @@ class Simulation {
 	}
 
 	/** One object for each wish, whatever answers were lost. */
-	#checkNames(): void {
+	async #checkNames(): Promise<void> {
 		const { keyring } = (this.#site.orchestrators[0] as SimOrchestrator).running as Running;
 		const names = new Set<string>();
 		for (const { row } of this.#site.data.objects.values()) {
-			const { name } = openManifest(keyring.dataKey(row.versionId, row), row.manifest);
+			const { name } = openManifest(await keyring.dataKey(row.versionId, row), row.manifest);
 			const wish = this.clients.wishes.find((other) => other.name === name);
 			if (name === null || wish === undefined) throw new Violation(`nobody asked for object ${row.objectId}`);
 			if (wish.state === 'deleted' || wish.state === 'trashed') throw new Violation(`${name} was deleted and is there`);

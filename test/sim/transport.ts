@@ -24,7 +24,9 @@ import type { SimNode } from './world.ts';
 const CONNECT_TIMEOUT_MS = 5_000;
 
 export class SimTransport
-	implements ShardTransport, Pick<GrpcShardTransport, 'stat' | 'delete' | 'list' | 'trailers' | 'audit'>
+	implements
+		ShardTransport,
+		Pick<GrpcShardTransport, 'stat' | 'delete' | 'list' | 'trailers' | 'audit' | 'writeKeys' | 'readKeys'>
 {
 	readonly #network: Network;
 	readonly #host: string;
@@ -187,6 +189,14 @@ export class SimTransport
 
 	async audit(worker: WorkerRef, question: AuditQuestion, options: { deadlineMs: number }): Promise<AuditAnswer> {
 		return this.#ask(worker, (handlers) => handlers.audit(question, options), options.deadlineMs);
+	}
+
+	async writeKeys(worker: WorkerRef, record: Buffer, options: { timeoutMs: number }): Promise<void> {
+		await this.#ask(worker, (handlers) => handlers.writeKeys(record), options.timeoutMs);
+	}
+
+	async readKeys(worker: WorkerRef, options: { timeoutMs: number }): Promise<Buffer> {
+		return this.#ask(worker, (handlers) => handlers.readKeys(), options.timeoutMs);
 	}
 
 	#ask<T>(worker: WorkerRef, what: (handlers: ShardHandlers) => Promise<T>, timeoutMs: number): Promise<T> {

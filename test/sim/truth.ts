@@ -7,6 +7,7 @@
  * before anybody reads.
  */
 
+import { createSecretKey } from 'node:crypto';
 import { codecFor } from '../../core/codec/erasure-codec.ts';
 import {
 	cellAt,
@@ -21,10 +22,12 @@ import {
 import { decodeTrailer, readTrailerFooter, trailerOffset } from '../../core/codec/trailer.ts';
 import { type DeletionAction, follows, headAfter, NO_DELETIONS } from '../../core/crypto/deletion-log.ts';
 import { LEAF_BYTES, leafHash, rootOf } from '../../core/crypto/digest.ts';
-import { segmentKey } from '../../core/crypto/keys.ts';
+import { segmentKey, unwrapKey } from '../../core/crypto/keys.ts';
 import { cellAd, createCellDecipher, openInline } from '../../core/crypto/seal.ts';
-import type { ObjectId, ShardId, WorkerId } from '../../core/ids.ts';
+import { idBytes, type ObjectId, type ShardId, type WorkerId } from '../../core/ids.ts';
 import { TAG_BYTES } from '../../core/limits.ts';
+import { type KeysRecord, parseKeysFile } from '../../core/model/keys-record.ts';
+import { decodeRecovery, type RecoveryRecord } from '../../core/model/recovery.ts';
 import type { Placement, Segment } from '../../core/model/segment.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
 import type { Commit, Lease, ObjectRow, Reencoded } from '../../orchestrator/store.ts';
@@ -138,6 +141,79 @@ export class Truth {
 			if (placed === undefined) throw new Violation(`a finding for shard ${shardId}, which is not placed`);
 			if (!this.#mayBeWrong({ ...placed, workerId, shardId })) {
 				throw new Violation(`shard ${shardId} was found ${kind}, and no fault did that`);
+			}
+		}
+	}
+
+	/** The keys record that a worker's volume would have if the power went now. */
+	#keysOn(worker: SimWorker): KeysRecord | null {
+		const file = worker.disk.durable('keys.json');
+		return file === null ? null : parseKeysFile(file.toString());
+	}
+
+	/** Workers whose volumes lack the newest keys. */
+	volumesBehind(): string[] {
+		const revision = this.#site.data.cluster?.revision;
+		const there = this.#site.workers.filter(({ isGone }) => !isGone);
+		return there.filter((worker) => this.#keysOn(worker)?.revision !== revision).map(({ name }) => name);
+	}
+
+	/** What is needed of keys is there, and what is said of them is true. */
+	checkKeys(): void {
+		const { data } = this.#site;
+		for (const [workerId, noted] of data.keysOnVolumes) {
+			const worker = this.worker(workerId);
+			if (worker === null || worker.isGone) continue;
+			const { revision = 0 } = this.#keysOn(worker) ?? {};
+			if (revision < noted)
+				throw new Violation(`${worker.name} was seen with revision ${noted} of the keys, and has ${revision}`);
+		}
+		const generations = new Set(data.cluster?.keys.map(({ generation }) => generation));
+		for (const { row, segment } of this.segments()) {
+			const where = `object ${row.objectId}`;
+			if (!generations.has(row.keyGeneration))
+				throw new Violation(`${where} needs generation ${row.keyGeneration}, which was dropped`);
+			for (const placement of segment.placements) {
+				const { shardId, workerId } = placement;
+				if (!this.isGood(row, segment, placement)) continue;
+				const content = this.worker(workerId)?.disk.shard(shardId)?.content() as Buffer;
+				const { keyGeneration } = recoveryIn(content);
+				const noted = data.placed.get(shardId)?.keyGeneration;
+				if (noted !== keyGeneration)
+					throw new Violation(`the trailer of ${shardId} is of generation ${keyGeneration}, and noted is ${noted}`);
+				if (!generations.has(keyGeneration))
+					throw new Violation(`the trailer of ${shardId} needs generation ${keyGeneration}, which was dropped`);
+			}
+		}
+	}
+
+	/** Bare disks and the master keys as people have them now: each shard's own data key, by the record on its own volume. */
+	checkBareDisks(dice: Dice): void {
+		const { master, workers } = this.#site;
+		for (const { row, segment } of this.segments()) {
+			for (const placement of segment.placements) {
+				const worker = this.worker(placement.workerId);
+				const content = worker?.disk.shard(placement.shardId)?.content();
+				if (worker === null || content === undefined || worker.isGone) continue;
+				const volume = dice.pick(workers.filter(({ isGone }) => !isGone)) as SimWorker;
+				const record = this.#keysOn(volume);
+				const { keyGeneration, wrappedKey } = recoveryIn(content);
+				const wrapped = record?.keys.find(({ generation }) => generation === keyGeneration);
+				const wrappingKey = wrapped === undefined ? null : master.get(wrapped.masterKeyId);
+				if (record === null || wrapped === undefined || wrappingKey === null) {
+					throw new Violation(
+						`${placement.shardId} can't be opened with the disk of ${volume.name} and the master keys`,
+					);
+				}
+				const context = idBytes(record.clusterId);
+				const clusterKey = unwrapKey({ wrappingKey, purpose: 'cluster key', context, wrapped: wrapped.wrapped });
+				// Throws when it is not the key.
+				unwrapKey({
+					wrappingKey: createSecretKey(clusterKey),
+					purpose: 'data key',
+					context: idBytes(row.versionId),
+					wrapped: wrappedKey,
+				});
 			}
 		}
 	}
@@ -262,7 +338,7 @@ export class Truth {
 
 	/** The object's bytes from any k shards of each segment, straight from the disks. */
 	async read(row: ObjectRow, running: Running, dice: Dice): Promise<Buffer> {
-		const dataKey = running.keyring.dataKey(row.versionId, row);
+		const dataKey = await running.keyring.dataKey(row.versionId, row);
 		if (row.inline !== null) return openInline(dataKey, row.versionId, row.inline);
 		const { segments = [] } = this.#site.data.objects.get(row.objectId) ?? {};
 		const parts: Buffer[] = [];
@@ -355,6 +431,11 @@ export class Truth {
 			if (!found.has(shardId)) throw new Violation(`shard ${shardId} is not on ${workerId}`);
 		this.#checkLog();
 	}
+}
+
+function recoveryIn(content: Buffer): RecoveryRecord {
+	const { length } = readTrailerFooter(content);
+	return decodeRecovery(decodeTrailer(content.subarray(content.length - length)).recovery);
 }
 
 function wrongBytes(content: Buffer, what: { row: ObjectRow; segment: Segment; placement: Placement }): string | null {

@@ -47,6 +47,7 @@ const CHUNK_BYTES = 16_384;
 
 export class MemoryTransport implements ShardTransport {
 	readonly shards = new Map<WorkerId, Map<ShardId, StoredShard>>();
+	readonly keys = new Map<WorkerId, Buffer>();
 	readonly faults = new Map<WorkerId, Faults>();
 	/** Puts and gets under way: must be 0 when all is over. */
 	open = 0;
@@ -176,6 +177,18 @@ export class MemoryTransport implements ShardTransport {
 	async trailers(worker: WorkerRef, shardIds: readonly ShardId[]): Promise<readonly (Buffer | ErrorKind)[]> {
 		this.answering(worker);
 		return shardIds.map((shardId) => this.shardsOf(worker.workerId).get(shardId)?.trailer ?? 'not_found');
+	}
+
+	async writeKeys(worker: WorkerRef, record: Buffer): Promise<void> {
+		this.answering(worker);
+		this.keys.set(worker.workerId, Buffer.from(record));
+	}
+
+	async readKeys(worker: WorkerRef): Promise<Buffer> {
+		this.answering(worker);
+		const record = this.keys.get(worker.workerId);
+		if (record === undefined) throw new DistroError('not_found', 'no keys yet');
+		return record;
 	}
 
 	private answering(worker: WorkerRef): void {

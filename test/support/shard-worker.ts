@@ -47,6 +47,7 @@ export class TestWorker implements ShardHandlers {
 	take = () => {};
 	/** Every get stops after this many bytes. */
 	stopAfterBytes = Number.POSITIVE_INFINITY;
+	keys: Buffer | null = null;
 	readonly audits: (AuditQuestion & { deadlineMs: number })[] = [];
 	/** What an audit is answered. */
 	audited: AuditAnswer | DistroError | Promise<AuditAnswer> = new DistroError('not_found', 'no such shard');
@@ -163,6 +164,15 @@ export class TestWorker implements ShardHandlers {
 		this.audits.push({ ...question, ...options });
 		if (this.audited instanceof DistroError) throw this.audited;
 		return this.audited;
+	}
+
+	async writeKeys(record: Buffer): Promise<void> {
+		this.keys = record;
+	}
+
+	async readKeys(): Promise<Buffer> {
+		if (this.keys === null) throw new DistroError('not_found', 'no keys yet');
+		return this.keys;
 	}
 }
 

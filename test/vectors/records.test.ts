@@ -7,6 +7,14 @@ import { decodeTrailer, encodeTrailer, TRAILER_FOOTER_BYTES, type Trailer } from
 import { checksum, leafHash, rootOf } from '../../core/crypto/digest.ts';
 import { publicKeyFromRaw, rawPublicKey, signReceipt, verifyReceipt } from '../../core/crypto/sign.ts';
 import type { ShardId, WorkerId } from '../../core/ids.ts';
+import {
+	decodeKeysRecord,
+	encodeKeysRecord,
+	formatKeysFile,
+	type KeysRecord,
+	keysDigest,
+	parseKeysFile,
+} from '../../core/model/keys-record.ts';
 import { receiptSignedBytes } from '../../core/model/receipt.ts';
 import { decodeRecovery, encodeRecovery, type RecoveryRecord } from '../../core/model/recovery.ts';
 import { counting, golden, hex, sameId } from './golden.ts';
@@ -31,6 +39,15 @@ const recovery: RecoveryRecord = {
 	objectId: sameId(0x55),
 	createdAtMs: 1_700_000_000_000,
 	manifest: counting(40, 0x70),
+};
+
+const keys: KeysRecord = {
+	clusterId: sameId(0x66),
+	revision: 5,
+	keys: [
+		{ generation: 1, createdAtMs: 1_700_000_000_000, masterKeyId: 'old', wrapped: counting(64, 0x10) },
+		{ generation: 3, createdAtMs: 1_700_000_001_000, masterKeyId: 'new-2', wrapped: counting(64, 0x80) },
+	],
 };
 
 function trailerOf(codec: 'replicate' | 'rs-ronomon-6', shardIndex: number): Trailer {
@@ -76,6 +93,9 @@ test('records', () => {
 		dataTrailer: hex(encodeTrailer(trailers.data)),
 		parityTrailer: hex(encodeTrailer(trailers.parity)),
 		copyTrailer: hex(encodeTrailer(trailers.copy)),
+		keys: hex(encodeKeysRecord(keys)),
+		keysDigest: hex(keysDigest(keys)),
+		keysFile: formatKeysFile(keys),
 	});
 	const bytes = (text: string) => Buffer.from(text, 'hex');
 	const publicKey = publicKeyFromRaw(bytes(kept.receipt.publicKey));
@@ -85,6 +105,8 @@ test('records', () => {
 	expect(decodeTrailer(bytes(kept.dataTrailer))).toEqual(trailers.data);
 	expect(decodeTrailer(bytes(kept.parityTrailer))).toEqual(trailers.parity);
 	expect(decodeTrailer(bytes(kept.copyTrailer))).toEqual(trailers.copy);
+	expect(decodeKeysRecord(bytes(kept.keys))).toEqual(keys);
+	expect(parseKeysFile(kept.keysFile)).toEqual(keys);
 });
 
 describe('offsets as docs/format.md says them', () => {
@@ -121,6 +143,21 @@ describe('offsets as docs/format.md says them', () => {
 		expect(bytes.readBigUInt64LE(85)).toBe(1_700_000_000_000n);
 		expect(bytes.readUInt32LE(93)).toBe(40);
 		expect(bytes.length).toBe(97 + 40);
+	});
+
+	test('of a keys record', () => {
+		const bytes = encodeKeysRecord(keys);
+		expect(bytes.readUInt8(0)).toBe(1);
+		expect(hex(bytes.subarray(1, 17))).toBe(keys.clusterId);
+		expect(bytes.readBigUInt64LE(17)).toBe(5n);
+		expect(bytes.readUInt32LE(25)).toBe(2);
+		expect(bytes.readUInt32LE(29)).toBe(1);
+		expect(bytes.readBigUInt64LE(33)).toBe(1_700_000_000_000n);
+		expect(bytes.readUInt32LE(41)).toBe(3);
+		expect(bytes.subarray(45, 48).toString()).toBe('old');
+		expect(hex(bytes.subarray(48, 112))).toBe(hex(counting(64, 0x10)));
+		expect(bytes.readUInt32LE(112)).toBe(3);
+		expect(bytes.length).toBe(112 + 16 + 5 + 64);
 	});
 
 	test('of a receipt', () => {

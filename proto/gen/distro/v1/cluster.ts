@@ -53,7 +53,11 @@ export interface HeartbeatRequest {
    * 0: no pass is complete yet.
    */
   scrubbedSinceMs: number;
-  scrub: ScrubProgress | undefined;
+  scrub:
+    | ScrubProgress
+    | undefined;
+  /** Digest of the keys record on the volume (docs/format.md); empty: there is none that can be read. */
+  keysDigest: Buffer;
 }
 
 /** A shard that scrubbing proved not to be what it must be. */
@@ -221,6 +225,7 @@ function createBaseHeartbeatRequest(): HeartbeatRequest {
     findings: [],
     scrubbedSinceMs: 0,
     scrub: undefined,
+    keysDigest: Buffer.alloc(0),
   };
 }
 
@@ -249,6 +254,9 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
     }
     if (message.scrub !== undefined) {
       ScrubProgress.encode(message.scrub, writer.uint32(66).fork()).join();
+    }
+    if (message.keysDigest.length !== 0) {
+      writer.uint32(74).bytes(message.keysDigest);
     }
     return writer;
   },
@@ -328,6 +336,14 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
             }
 
             message.scrub = ScrubProgress.decode(reader, reader.uint32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.keysDigest = Buffer.from(reader.bytes());
             continue;
           }
         }

@@ -132,6 +132,21 @@ export interface AuditResponse {
   signature: Buffer;
 }
 
+export interface WriteKeysRequest {
+  /** A keys record (docs/format.md). */
+  record: Buffer;
+}
+
+export interface WriteKeysResponse {
+}
+
+export interface ReadKeysRequest {
+}
+
+export interface ReadKeysResponse {
+  record: Buffer;
+}
+
 function createBasePutHeader(): PutHeader {
   return { shardId: Buffer.alloc(0), cellBytes: 0, maxBytes: 0, deadlineMs: 0 };
 }
@@ -1189,6 +1204,168 @@ export const AuditResponse: MessageFns<AuditResponse> = {
   },
 };
 
+function createBaseWriteKeysRequest(): WriteKeysRequest {
+  return { record: Buffer.alloc(0) };
+}
+
+export const WriteKeysRequest: MessageFns<WriteKeysRequest> = {
+  encode(message: WriteKeysRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.record.length !== 0) {
+      writer.uint32(10).bytes(message.record);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WriteKeysRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWriteKeysRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.record = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseWriteKeysResponse(): WriteKeysResponse {
+  return {};
+}
+
+export const WriteKeysResponse: MessageFns<WriteKeysResponse> = {
+  encode(_: WriteKeysResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WriteKeysResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWriteKeysResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseReadKeysRequest(): ReadKeysRequest {
+  return {};
+}
+
+export const ReadKeysRequest: MessageFns<ReadKeysRequest> = {
+  encode(_: ReadKeysRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ReadKeysRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseReadKeysRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseReadKeysResponse(): ReadKeysResponse {
+  return { record: Buffer.alloc(0) };
+}
+
+export const ReadKeysResponse: MessageFns<ReadKeysResponse> = {
+  encode(message: ReadKeysResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.record.length !== 0) {
+      writer.uint32(10).bytes(message.record);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ReadKeysResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseReadKeysResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.record = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 export type ShardServiceService = typeof ShardServiceService;
 export const ShardServiceService = {
   /**
@@ -1264,6 +1441,29 @@ export const ShardServiceService = {
     responseSerialize: (value: AuditResponse): Buffer => Buffer.from(AuditResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): AuditResponse => AuditResponse.decode(value),
   },
+  /**
+   * Keeps the cluster's wrapped keys on the volume, durable when answered. Refused: a record of another cluster (DENIED),
+   * one that is older than what is there, or another one of the same revision (ABORTED).
+   */
+  writeKeys: {
+    path: "/distro.v1.ShardService/WriteKeys" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: WriteKeysRequest): Buffer => Buffer.from(WriteKeysRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): WriteKeysRequest => WriteKeysRequest.decode(value),
+    responseSerialize: (value: WriteKeysResponse): Buffer => Buffer.from(WriteKeysResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): WriteKeysResponse => WriteKeysResponse.decode(value),
+  },
+  /** What was written last; NOT_FOUND when nothing was. */
+  readKeys: {
+    path: "/distro.v1.ShardService/ReadKeys" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ReadKeysRequest): Buffer => Buffer.from(ReadKeysRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ReadKeysRequest => ReadKeysRequest.decode(value),
+    responseSerialize: (value: ReadKeysResponse): Buffer => Buffer.from(ReadKeysResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ReadKeysResponse => ReadKeysResponse.decode(value),
+  },
 } as const;
 
 export interface ShardServiceServer extends UntypedServiceImplementation {
@@ -1284,6 +1484,13 @@ export interface ShardServiceServer extends UntypedServiceImplementation {
   trailers: handleUnaryCall<TrailersRequest, TrailersResponse>;
   /** Proves that the worker has a cell: the cell itself and its path to the shard's root, signed (docs/format.md). */
   audit: handleUnaryCall<AuditRequest, AuditResponse>;
+  /**
+   * Keeps the cluster's wrapped keys on the volume, durable when answered. Refused: a record of another cluster (DENIED),
+   * one that is older than what is there, or another one of the same revision (ABORTED).
+   */
+  writeKeys: handleUnaryCall<WriteKeysRequest, WriteKeysResponse>;
+  /** What was written last; NOT_FOUND when nothing was. */
+  readKeys: handleUnaryCall<ReadKeysRequest, ReadKeysResponse>;
 }
 
 export interface ShardServiceClient extends Client {
@@ -1381,6 +1588,41 @@ export interface ShardServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: AuditResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Keeps the cluster's wrapped keys on the volume, durable when answered. Refused: a record of another cluster (DENIED),
+   * one that is older than what is there, or another one of the same revision (ABORTED).
+   */
+  writeKeys(
+    request: WriteKeysRequest,
+    callback: (error: ServiceError | null, response: WriteKeysResponse) => void,
+  ): ClientUnaryCall;
+  writeKeys(
+    request: WriteKeysRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: WriteKeysResponse) => void,
+  ): ClientUnaryCall;
+  writeKeys(
+    request: WriteKeysRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: WriteKeysResponse) => void,
+  ): ClientUnaryCall;
+  /** What was written last; NOT_FOUND when nothing was. */
+  readKeys(
+    request: ReadKeysRequest,
+    callback: (error: ServiceError | null, response: ReadKeysResponse) => void,
+  ): ClientUnaryCall;
+  readKeys(
+    request: ReadKeysRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ReadKeysResponse) => void,
+  ): ClientUnaryCall;
+  readKeys(
+    request: ReadKeysRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ReadKeysResponse) => void,
   ): ClientUnaryCall;
 }
 

@@ -1,0 +1,88 @@
+/**
+ * The cluster's wrapped keys on this volume (keys.json, docs/format.md): orchestrators write them, heartbeats tell which are
+ * there, and whoever restores the cluster reads them. The worker can open none of them.
+ *
+ * The file is read for every beat: what is told of it is what the volume has, whatever became of it meanwhile.
+ */
+
+import { DistroError } from '../core/errors.ts';
+import type { ClusterId } from '../core/ids.ts';
+import {
+	decodeKeysRecord,
+	encodeKeysRecord,
+	formatKeysFile,
+	type KeysRecord,
+	keysDigest,
+	parseKeysFile,
+} from '../core/model/keys-record.ts';
+import type { ShardStore } from './store.ts';
+
+export class VolumeKeys {
+	readonly #store: Pick<ShardStore, 'loadRecord' | 'saveRecord'>;
+	readonly #clusterId: ClusterId;
+	/** One write at a time: each looks at what the one before left. */
+	#writing: Promise<unknown> = Promise.resolve();
+
+	constructor(deps: { store: Pick<ShardStore, 'loadRecord' | 'saveRecord'>; clusterId: ClusterId }) {
+		this.#store = deps.store;
+		this.#clusterId = deps.clusterId;
+	}
+
+	/** Of what is there; empty for nothing that could be read. */
+	async digest(): Promise<Buffer> {
+		try {
+			const kept = await this.#kept();
+			return kept === null ? Buffer.alloc(0) : keysDigest(kept);
+		} catch {
+			return Buffer.alloc(0);
+		}
+	}
+
+	/** The record's bytes. Throws `not_found`, `corrupt`, `unsupported`, `unavailable`. */
+	async read(): Promise<Buffer> {
+		const kept = await this.#kept();
+		if (kept === null) throw new DistroError('not_found', 'no keys were written to this volume yet');
+		return encodeKeysRecord(kept);
+	}
+
+	/**
+	 * Durable when it resolves. Throws `denied` for a record of another cluster, `conflict` for one that is older than what is
+	 * there, or another one of the same revision.
+	 */
+	write(bytes: Buffer): Promise<void> {
+		const done = this.#writing.then(() => this.#write(bytes));
+		this.#writing = done.catch(() => {});
+		return done;
+	}
+
+	async #write(bytes: Buffer): Promise<void> {
+		const record = decodeKeysRecord(bytes);
+		if (record.clusterId !== this.#clusterId) {
+			throw new DistroError('denied', `these are the keys of cluster ${record.clusterId}`);
+		}
+		const kept = await this.#kept().catch((error) => {
+			// Nothing is lost with what nobody can read.
+			if (error instanceof DistroError && error.kind === 'corrupt') return null;
+			throw error;
+		});
+		if (kept !== null && kept.clusterId !== this.#clusterId) {
+			throw new DistroError(
+				'denied',
+				`this volume has the keys of cluster ${kept.clusterId}: it is of another cluster`,
+			);
+		}
+		if (kept !== null && kept.revision >= record.revision) {
+			if (keysDigest(kept).equals(keysDigest(record))) return;
+			throw new DistroError(
+				'conflict',
+				`this volume has revision ${kept.revision} of the keys, and was given ${record.revision === kept.revision ? 'another' : 'the older'} revision ${record.revision}`,
+			);
+		}
+		await this.#store.saveRecord('keys', Buffer.from(formatKeysFile(record)));
+	}
+
+	async #kept(): Promise<KeysRecord | null> {
+		const file = await this.#store.loadRecord('keys');
+		return file === null ? null : parseKeysFile(file.toString('utf8'));
+	}
+}
