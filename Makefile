@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export NAME SEED STEPS SECONDS TRACE
 
-.PHONY: help setup build generate check test sim sim-mutants soak run start migrate move bench images image-check clean
+.PHONY: help setup build generate check test sim sim-mutants soak run start migrate move restore bench images image-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ migrate: setup ## Apply supabase/migrations to the Postgres that SUPABASE_DB_URL
 
 move: setup ## Metadata to Supabase or back: make move ARGS="--from sqlite --to supabase"
 	@npm run --silent move -- $(ARGS)
+
+restore: setup ## Metadata back from the workers: make restore FROM=snapshot (or disks), DRY=1 only says what would come
+	@npm run --silent restore -- --from $(FROM) $(if $(DRY),--dry) $(ARGS)
 
 bench: build ## Measure, and print the table
 	@npm run --silent bench -- $(ARGS)

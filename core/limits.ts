@@ -140,6 +140,9 @@ export const DISK_RESERVE_BYTES = 64 * MiB;
 export const MEMORY_BUDGET_BYTES = 48 * MiB;
 export const MEMORY_BUDGET_MIN_BYTES = 16 * MiB;
 
+/** The metadata are written onto the workers this often (SNAPSHOT_PERIOD): what is inline, and younger, is lost with them. */
+export const SNAPSHOT_PERIOD_MS = 60 * 60_000;
+
 /** Deleted objects can be had back for this long (TRASH_PERIOD). */
 export const TRASH_PERIOD_MS = 7 * 24 * 60 * 60_000;
 

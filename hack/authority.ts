@@ -20,10 +20,16 @@ export interface Authority {
 	issue(folder: string, subject: { role: string; id: string; hosts: readonly string[] }): Promise<void>;
 }
 
-export async function openAuthority(folder: string): Promise<Authority> {
+/** Where there is none it is made: for a new cluster, or for the one whose authority was lost. */
+export async function openAuthority(folder: string, options: { clusterId?: string } = {}): Promise<Authority> {
 	mkdirSync(folder, { recursive: true, mode: 0o700 });
 	const path = (name: string) => join(folder, name);
-	if (!existsSync(path('ca.crt'))) await makeAuthority(path);
+	if (!existsSync(path('ca.crt'))) {
+		const idFile = path('cluster-id');
+		// An authority that was lost can be made anew; what the data belong to can't.
+		const kept = existsSync(idFile) ? readFileSync(idFile, 'utf8').trim() : options.clusterId;
+		await makeAuthority(path, kept ?? randomBytes(16).toString('hex'));
+	}
 	const clusterId = readFileSync(path('cluster-id'), 'utf8').trim();
 	const caPem = readFileSync(path('ca.crt'), 'utf8');
 	const ca = { certificate: caPem, key: createPrivateKey(readFileSync(path('ca.key'))) };
@@ -31,7 +37,7 @@ export async function openAuthority(folder: string): Promise<Authority> {
 		clusterId,
 		issue: async (target, subject) => {
 			const uri = `distro://${clusterId}/${subject.role}/${subject.id}`;
-			if (isGood(join(target, 'tls.crt'), uri)) return;
+			if (isGood(join(target, 'tls.crt'), uri) && isIssuedBy(target, caPem)) return;
 			mkdirSync(target, { recursive: true, mode: 0o700 });
 			const key = newCertificateKey();
 			const certificate = await makeCertificate(ca, {
@@ -50,11 +56,8 @@ export async function openAuthority(folder: string): Promise<Authority> {
 	};
 }
 
-async function makeAuthority(path: (name: string) => string): Promise<void> {
+async function makeAuthority(path: (name: string) => string, clusterId: string): Promise<void> {
 	const key = newCertificateKey();
-	const idFile = path('cluster-id');
-	// An authority that was lost can be made anew; what the data belong to can't.
-	const clusterId = existsSync(idFile) ? readFileSync(idFile, 'utf8').trim() : randomBytes(16).toString('hex');
 	const certificate = await makeCertificate(
 		{ certificate: null, key },
 		{
@@ -65,7 +68,7 @@ async function makeAuthority(path: (name: string) => string): Promise<void> {
 			authority: { pathLength: 0 },
 		},
 	);
-	writeFileSync(idFile, `${clusterId}\n`);
+	writeFileSync(path('cluster-id'), `${clusterId}\n`);
 	writeKey(path('ca.key'), key);
 	writeFileSync(path('ca.crt'), certificate);
 }
@@ -74,6 +77,12 @@ function isGood(file: string, uri: string): boolean {
 	if (!existsSync(file)) return false;
 	const { validTo, subjectAltName = '' } = new X509Certificate(readFileSync(file));
 	return Date.parse(validTo) - Date.now() > RENEW_DAYS * DAY_MS && subjectAltName.split(', ').includes(`URI:${uri}`);
+}
+
+/** Not by the one before, whose cluster this is as well. */
+function isIssuedBy(target: string, caPem: string): boolean {
+	const path = join(target, 'ca.crt');
+	return existsSync(path) && readFileSync(path, 'utf8') === caPem;
 }
 
 function writeKey(path: string, key: KeyObject): void {

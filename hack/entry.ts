@@ -13,6 +13,7 @@ const ROLES = {
 	worker: { main: 'worker/main.ts', options: NODE_OPTIONS_OF.worker },
 	keys: { main: 'orchestrator/keys.ts', options: PLAIN },
 	move: { main: 'orchestrator/move.ts', options: PLAIN },
+	restore: { main: 'orchestrator/restore.ts', options: PLAIN },
 	init: { main: 'hack/init.ts', options: PLAIN },
 	migrate: { main: 'hack/migrate.ts', options: PLAIN },
 } as const;

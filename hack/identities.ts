@@ -15,20 +15,30 @@ export function tlsFolder(dataDir: string): string {
 	return join(dataDir, 'tls');
 }
 
-/** `hosts` are names and addresses that the process is dialled by. */
-export async function issueOrchestrator(authority: Authority, dataDir: string, hosts: readonly string[]) {
+/** `hosts` are names and addresses that the process is dialled by; `tls` is where the certificate goes. */
+export async function issueOrchestrator(
+	authority: Authority,
+	dataDir: string,
+	hosts: readonly string[],
+	tls = tlsFolder(dataDir),
+) {
 	mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 	const idFile = join(dataDir, 'id');
 	if (!existsSync(idFile)) writeFileSync(idFile, randomBytes(16).toString('hex'));
 	const id = readFileSync(idFile, 'utf8');
-	await authority.issue(tlsFolder(dataDir), { role: 'orchestrator', id, hosts });
+	await authority.issue(tls, { role: 'orchestrator', id, hosts });
 }
 
-export async function issueWorker(authority: Authority, dataDir: string, hosts: readonly string[]) {
+export async function issueWorker(
+	authority: Authority,
+	dataDir: string,
+	hosts: readonly string[],
+	tls = tlsFolder(dataDir),
+) {
 	mkdirSync(dataDir, { recursive: true, mode: 0o700 });
 	// An empty environment: a worker's code gets no master key.
 	const command = [join(ROOT, 'worker/init.ts'), dataDir];
 	const made = execFileSync(process.execPath, command, { encoding: 'utf8', stdio: 'pipe', env: {} });
 	const id = (JSON.parse(made) as { workerId: string }).workerId;
-	await authority.issue(tlsFolder(dataDir), { role: 'worker', id, hosts });
+	await authority.issue(tls, { role: 'worker', id, hosts });
 }

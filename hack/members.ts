@@ -65,21 +65,25 @@ export interface WorkerOptions {
 	readonly grpc: number;
 	/** host:port of each. */
 	readonly orchestrators: readonly string[];
+	/** Where its certificate is, if not in its folder. */
+	readonly tlsDir?: string;
 }
 
 export function workerMember(o: WorkerOptions): Member {
 	const http = `http://${LOOPBACK}:${o.http}`;
+	const tlsDir = o.tlsDir ?? tlsFolder(o.folder);
 	const env = {
 		HTTP_HOST: LOOPBACK,
 		HTTP_PORT: String(o.http),
 		GRPC_PORT: String(o.grpc),
 		ORCHESTRATORS: o.orchestrators.join(),
+		TLS_DIR: tlsDir,
 	};
 	return nodeMember({
 		shown: { name: o.name, role: 'worker', http, grpc: `${LOOPBACK}:${o.grpc}`, dataDir: o.folder },
 		env,
 		heldPipe: null,
-		prepare: () => issueWorker(o.authority, o.folder, HOSTS),
+		prepare: () => issueWorker(o.authority, o.folder, HOSTS, tlsDir),
 	});
 }
 
@@ -129,7 +133,7 @@ function nodeMember(o: {
 }
 
 /** What a process may see of this one's environment: a worker must not get the master key. */
-function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
+export function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 	const common = ['PATH', 'HOME', 'LANG', 'TZ', 'LOG_LEVEL', 'NODE_EXTRA_CA_CERTS'];
 	const workerOnly = ['ZONE', 'ZONE_FILE', 'DISK_RESERVE', 'CAPACITY', 'SCRUB_PERIOD', 'SCRUB_RATE'];
 	const orchestratorOnly = [
@@ -145,6 +149,7 @@ function inherited(role: 'orchestrator' | 'worker'): Record<string, string> {
 		'WORKER_CONNECTIONS',
 		'LOST_AFTER',
 		'TRASH_PERIOD',
+		'SNAPSHOT_PERIOD',
 		'REPAIR_LANES',
 		'REPAIR_SHARE',
 		'AUDITS_PER_HOUR',

@@ -7,7 +7,14 @@ import { annualFailureRate, availability, NEW_HISTORY } from '../core/model/hist
 import { chooseRedundancy, type RedundancyPolicy } from '../core/model/redundancy.ts';
 import { redundancyReport, type SetCount, setsInTheWay } from '../core/model/redundancy-report.ts';
 import type { MemoryPool } from '../core/ports.ts';
-import type { ClusterAdmin, ClusterView, DutyChange, RedundancyView, StopAnswer } from './cluster.types.ts';
+import type {
+	ClusterAdmin,
+	ClusterView,
+	DutyChange,
+	RedundancyView,
+	SnapshotView,
+	StopAnswer,
+} from './cluster.types.ts';
 import type { JobControl, JobView } from './job-control.ts';
 import type { ScrubDesk } from './scrub.ts';
 import type { MetadataStore } from './store.ts';
@@ -27,6 +34,7 @@ export interface ClusterDeps {
 	readonly workers: WorkerRegistry;
 	readonly scrub: Pick<ScrubDesk, 'report'>;
 	readonly jobs: JobControl;
+	readonly snapshots: () => Promise<readonly SnapshotView[]>;
 	readonly policy: RedundancyPolicy;
 	readonly pools: readonly Pick<MemoryPool, 'capacityBytes' | 'usedBytes'>[];
 }
@@ -178,6 +186,10 @@ export class Cluster implements ClusterAdmin {
 				})),
 			},
 		};
+	}
+
+	snapshots(): Promise<readonly SnapshotView[]> {
+		return this.#deps.snapshots();
 	}
 
 	askJob(name: string, what: 'pause' | 'resume' | 'run'): Promise<void> {

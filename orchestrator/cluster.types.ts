@@ -55,6 +55,20 @@ export interface RedundancyView {
 	readonly oldest_verification: string | null;
 }
 
+/** One snapshot of the metadata on the workers. */
+export interface SnapshotView {
+	readonly object_id: string;
+	readonly created_at: string;
+	/** That it tells of. */
+	readonly objects: number;
+	readonly size: number;
+	/** Of all its segments; and those that can be read now. */
+	readonly shards: number;
+	readonly shards_healthy: number;
+	/** Of its worst segment: any one is enough. */
+	readonly copies: number;
+}
+
 export interface StopAnswer {
 	readonly can_stop: boolean;
 	readonly because: string;
@@ -117,6 +131,8 @@ export interface ClusterAdmin {
 	/** `not_found`; `conflict` when it can't be forgotten. */
 	changeDuty(name: string, change: DutyChange): Promise<void>;
 	jobs(): Promise<readonly JobView[]>;
+	/** Newest first. */
+	snapshots(): Promise<readonly SnapshotView[]>;
 	/** `not_found`. */
 	askJob(name: string, what: 'pause' | 'resume' | 'run'): Promise<void>;
 }

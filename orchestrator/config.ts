@@ -18,6 +18,7 @@ import {
 	OBJECT_MAX_BYTES,
 	RECONCILE_LIMIT_PERCENT,
 	RECONCILE_PERIOD_MS,
+	SNAPSHOT_PERIOD_MS,
 	SUSPECT_AFTER_MS,
 	TRASH_PERIOD_MS,
 } from '../core/limits.ts';
@@ -55,6 +56,8 @@ export interface OrchestratorConfig {
 	readonly lostAfterMs: number;
 	/** Deleted objects are in the trash for so long; 0: they are gone at once. */
 	readonly trashMs: number;
+	/** Between snapshots of the metadata; 0: only when they are asked for. */
+	readonly snapshotMs: number;
 	readonly mendLanes: number;
 	/** Part of its time that each lane works while people's transfers run. */
 	readonly mendShare: number;
@@ -85,6 +88,7 @@ export interface SupabaseAddress {
 
 const MAX_LOST_AFTER_MS = 365 * 24 * 60 * 60_000;
 const MAX_TRASH_MS = 10 * 365 * 24 * 60 * 60_000;
+const MAX_SNAPSHOT_MS = 365 * 24 * 60 * 60_000;
 const RECONCILE_MIN_PERIOD_MS = 60_000;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 const DAY_MS = 24 * 60 * 60_000;
@@ -117,6 +121,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
 		lostAfterMs: reader.duration('LOST_AFTER', LOST_AFTER_MS, { min: SUSPECT_AFTER_MS, max: MAX_LOST_AFTER_MS }),
 		trashMs: reader.duration('TRASH_PERIOD', TRASH_PERIOD_MS, { min: 0, max: MAX_TRASH_MS }),
+		snapshotMs: reader.duration('SNAPSHOT_PERIOD', SNAPSHOT_PERIOD_MS, { min: 0, max: MAX_SNAPSHOT_MS }),
 		mendLanes: reader.integer('REPAIR_LANES', MEND_LANES, { min: 1, max: 64 }),
 		mendShare: reader.integer('REPAIR_SHARE', MEND_SHARE_PERCENT, { min: 1, max: 100 }) / 100,
 		auditsPerHour: reader.integer('AUDITS_PER_HOUR', AUDITS_PER_HOUR, { min: 0, max: 100_000 }),

@@ -14,6 +14,7 @@ export const JOBS = {
 	'renew-trailers': 'when asked: writes shards anew whose trailers have a data key wrapped by an older generation',
 	watch: 'keeps the record of each worker: uptime, losses, audits',
 	reconcile: 'compares what workers have with what the metadata knows: deletes what is unknown, finds what is gone',
+	snapshot: 'writes the metadata as an object onto the workers',
 	scrub: 'workers read all their shards again',
 } as const;
 export type JobName = keyof typeof JOBS;

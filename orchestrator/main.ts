@@ -37,10 +37,12 @@ import { ObjectService } from './objects.ts';
 import { waitForKnownWorkers } from './readiness.ts';
 import { reconcileJob } from './reconcile.ts';
 import { LookAgain, type ReencodeOutcome, reencodeJob } from './reencoding.ts';
+import { refuseHalfRestored } from './restore-mark.ts';
 import { rewrapJob } from './rewrap.ts';
 import { ScrubDesk } from './scrub.ts';
 import { addClusterService } from './service.ts';
 import { readAccountFolder } from './service-account.ts';
+import { snapshotJob, viewSnapshots } from './snapshots.ts';
 import type { MetadataStore } from './store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from './store-clock.ts';
 import { rememberingReads } from './store-remembering.ts';
@@ -66,6 +68,7 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const random = systemRandom;
 
 	const store = await openStore();
+	await refuseHalfRestored(store);
 	const storeClock = config.supabase === null ? null : await openStoreClock(store, systemClock);
 	const clock = storeClock ?? systemClock;
 	const keyring = await Keyring.open({ store, master: config.master, clusterId, clock, random });
@@ -154,7 +157,16 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	const http = createHttpServer({
 		objects,
 		deletions: new DeletionLog(store),
-		cluster: new Cluster({ clusterId, store, workers, scrub, jobs: jobControl, policy, pools: [pool, mendPool] }),
+		cluster: new Cluster({
+			clusterId,
+			store,
+			workers,
+			scrub,
+			jobs: jobControl,
+			policy,
+			pools: [pool, mendPool],
+			snapshots: () => viewSnapshots({ store, workers, keyring }),
+		}),
 		clusterKeys: new ClusterKeys({ store, keyring, workers }),
 		auth: needsKeys ? createAuthenticator(apiKeys) : config.auth === 'auto' ? loopbackAuthenticator : null,
 		ready: async () => {
@@ -282,6 +294,17 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			onFailed: (versionId, error) => log.error({ version: versionId, err: error }, 'a data key does not open'),
 		}),
 		watch.job,
+		snapshotJob({
+			...deps,
+			trashMs: config.trashMs,
+			pool: mendPool,
+			apiKeys,
+			periodMs: config.snapshotMs,
+			onWritten: (snapshot) => {
+				metrics.snapshotWritten(clock.nowMs());
+				log.info(snapshot, 'wrote a snapshot of the metadata');
+			},
+		}),
 		reconcileJob({
 			store,
 			workers,

@@ -103,7 +103,16 @@ export function createOrchestratorMetrics(deps: {
 		buckets: DURATION_BUCKETS_S,
 		registers,
 	});
+	let snapshotAtMs = 0;
+	gauge(
+		'distro_snapshot_timestamp_seconds',
+		'When this process last wrote a snapshot of the metadata onto the workers; 0: never',
+		() => snapshotAtMs / 1000,
+	);
 	return {
+		snapshotWritten: (nowMs: number) => {
+			snapshotAtMs = nowMs;
+		},
 		contentType: registry.contentType,
 		render: () => registry.metrics(),
 		observeRequest: (request: { method: string; route: string; status: number; seconds: number }) => {

@@ -7,6 +7,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import type { ShardId } from '../core/ids.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { Segment } from '../core/model/segment.ts';
 import { openApiKeysFile } from './api-keys.ts';
 import {
@@ -219,9 +220,9 @@ type Six = readonly [string, string, string, string, string, string];
 /** Worker sets and spread of an object whose rows are there, as if it were written now. */
 function enterMovedObject(sql: Sql, objectNo: number): void {
 	const object = sql.get(
-		'SELECT size_bytes AS sizeBytes, segments, purge_at_ms AS purgeAtMs FROM objects WHERE object_no = ?',
+		'SELECT size_bytes AS sizeBytes, segments, purge_at_ms AS purgeAtMs, kind FROM objects WHERE object_no = ?',
 		objectNo,
-	) as { sizeBytes: number; segments: number; purgeAtMs: number | null };
+	) as { sizeBytes: number; segments: number; purgeAtMs: number | null; kind: ObjectKind };
 	const marked = sql.all<{ shardId: ShardId }>(
 		'SELECT shard_id AS shardId FROM findings WHERE object_no = ?',
 		objectNo,
@@ -231,7 +232,8 @@ function enterMovedObject(sql: Sql, objectNo: number): void {
 		...segment,
 		placements: segment.placements.filter(({ shardId }) => !bad.has(shardId)),
 	}));
-	const { spreadNo, setNos } = enterSets(sql, { ...object, inTrash: object.purgeAtMs !== null }, segments);
+	const isUncounted = object.purgeAtMs !== null || object.kind !== 'user';
+	const { spreadNo, setNos } = enterSets(sql, { ...object, isUncounted }, segments);
 	sql.run('UPDATE objects SET spread_no = ? WHERE object_no = ?', spreadNo, objectNo);
 	for (const [at, setNo] of setNos.entries()) {
 		const { index } = segments[at] as Segment;

@@ -95,6 +95,7 @@ export const MOVED_TABLES: readonly MovedTable[] = [
 			inline: 'bytes',
 			deleted_at_ms: 'integer',
 			purge_at_ms: 'integer',
+			kind: 'text',
 		},
 		numbered: 'object_no',
 		onlySqlite: ['spread_no'],

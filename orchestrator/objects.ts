@@ -126,7 +126,8 @@ export class ObjectService implements Objects {
 
 	async #row(objectId: ObjectId): Promise<ObjectRow> {
 		const row = await this.#deps.store.object(objectId);
-		if (row === null) throw await this.#notFound(objectId);
+		// What is the cluster's own is nobody's to read or to delete.
+		if (row === null || row.kind !== 'user') throw await this.#notFound(objectId);
 		return row;
 	}
 
@@ -149,7 +150,7 @@ export class ObjectService implements Objects {
 	async open(objectId: ObjectId): Promise<Download> {
 		const deps = this.#deps;
 		const found = await deps.store.objectWithSegments(objectId, { fromSegment: 0, limit: SEGMENT_PAGE });
-		if (found === null) throw await this.#notFound(objectId);
+		if (found === null || found.object.kind !== 'user') throw await this.#notFound(objectId);
 		const { object, segments } = found;
 		const dataKey = await deps.keyring.dataKey(object.versionId, object);
 		const manifest = openManifest(dataKey, object.manifest);
@@ -166,6 +167,7 @@ export class ObjectService implements Objects {
 		const { store, clock, trashMs } = this.#deps;
 		const nowMs = clock.nowMs();
 		const freedAtMs = nowMs + trashMs;
+		await this.#row(objectId);
 		const isRemoved = await store.deleteObject(objectId, { nowMs, purgeAtMs: freedAtMs, by });
 		if (!isRemoved) throw await this.#notFound(objectId);
 		return { freedAtMs };

@@ -1,6 +1,7 @@
 /** What the HTTP layer needs from the objects service: drawn by the consumer (orchestrator/http). */
 
 import type { ObjectId } from '../core/ids.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { ByteSink } from '../core/ports.ts';
 
 export interface ObjectInfo {
@@ -30,6 +31,8 @@ export interface UploadOptions {
 	readonly expectedSha256: Buffer | null;
 	/** Make a SHA-256 (expected or wanted). */
 	readonly wantSha256: boolean;
+	/** `user` where it is not said. */
+	readonly kind?: ObjectKind;
 	readonly idempotency: { readonly owner: string; readonly key: string; readonly fingerprint: string } | null;
 }
 

@@ -54,6 +54,8 @@ export async function reencodeSegment(
 	const { objectId, versionId, segment: from } = stored;
 	const object = await store.object(objectId);
 	if (object === null || object.versionId !== versionId) throw segmentGone();
+	// Snapshots have the copies that they are meant to have.
+	if (object.kind !== 'user') throw new DistroError('canceled', 'the policy is not for objects of this kind');
 	const { targets, shape, because } = choose(deps, { stored, object });
 	const encodingId = newId<EncodingId>(random);
 	await workers.find(from.placements);

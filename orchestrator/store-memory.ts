@@ -14,9 +14,10 @@ import {
 	NO_DELETIONS,
 	nextDeletion,
 } from '../core/crypto/deletion-log.ts';
-import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
+import { isId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { WrappedClusterKey } from '../core/model/keys-record.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type {
@@ -46,6 +47,7 @@ import type {
 	StoredSegment,
 	TrashedObject,
 	TrashPage,
+	WholePage,
 	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
@@ -455,15 +457,32 @@ export class MemoryMetadataStore implements MetadataStore {
 		return pageOf(stored?.segments ?? [], options);
 	}
 
-	async list(options: { limit: number; after: string | null }): Promise<ObjectPage> {
+	async list(options: { limit: number; after: string | null; kind?: ObjectKind }): Promise<ObjectPage> {
+		const { kind = 'user' } = options;
 		const after = options.after === null ? null : parseCursor(options.after);
-		const live = [...this.#open.objects.values()].filter(({ trash }) => trash === null);
+		const live = [...this.#open.objects.values()].filter(({ trash, row }) => trash === null && row.kind === kind);
 		const rows = live.map(({ row }) => row).sort(newestFirst);
 		const isAfter = (row: ObjectRow) => after === null || newestFirst(row, { ...after, createdAtMs: after.atMs }) > 0;
 		const rest = rows.filter(isAfter);
 		const objects = rest.slice(0, options.limit);
 		const last = objects.at(-1);
 		return { objects, next: last === undefined || rest.length <= options.limit ? null : cursorOf(last) };
+	}
+
+	async wholeObjects(options: { after: string | null; limit: number }): Promise<WholePage> {
+		const { after, limit } = options;
+		if (after !== null && !isId(after)) throw notAPlace();
+		const rest = [...this.#open.objects.values()]
+			.filter(({ row }) => after === null || row.objectId > after)
+			.sort((a, b) => compare(a.row.objectId, b.row.objectId));
+		let segmentsBefore = 0;
+		const page = rest.slice(0, limit).filter(({ segments }) => {
+			segmentsBefore += segments.length;
+			return segmentsBefore - segments.length < limit;
+		});
+		const objects = page.map(({ row, trash, segments }) => ({ object: row, trash, segments: [...segments] }));
+		const last = page.at(-1);
+		return { objects, next: last === undefined || page.length === rest.length ? null : last.row.objectId };
 	}
 
 	async deleteObject(objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }): Promise<boolean> {
@@ -598,6 +617,7 @@ export class MemoryMetadataStore implements MetadataStore {
 		const { objects, intents, deletions, repairs } = this.#open;
 		const counts = { objects: 0, bytes: 0, trashObjects: 0, trashBytes: 0 };
 		for (const { row, trash } of objects.values()) {
+			if (row.kind !== 'user') continue;
 			counts[trash === null ? 'objects' : 'trashObjects']++;
 			counts[trash === null ? 'bytes' : 'trashBytes'] += row.sizeBytes;
 		}
@@ -742,7 +762,7 @@ export class MemoryMetadataStore implements MetadataStore {
 				const { segments: before, bytes } = sets.get(setId) ?? { segments: 0, bytes: 0 };
 				sets.set(setId, { setId, k, n, workers, segments: before + 1, bytes: bytes + sealedBytes(segment) });
 			}
-			if (trash !== null) continue;
+			if (trash !== null || row.kind !== 'user') continue;
 			const setIds = [...new Set(segments.map((segment) => this.#setIdOf(segment)))].sort(compare);
 			const key = JSON.stringify(setIds);
 			const { objects, bytes } = spreads.get(key) ?? { objects: 0, bytes: 0 };

@@ -29,6 +29,7 @@ export const READS = {
 	objectWithSegments: objects.objectWithSegments,
 	segments: objects.segments,
 	list: objects.list,
+	wholeObjects: objects.wholeObjects,
 	trashed: trash.trashed,
 	trash: trash.trash,
 	deletionLog: trash.deletionLog,

@@ -4,14 +4,15 @@
  */
 
 import type { ObjectId, VersionId } from '../core/ids.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { FormerCode, Placement, Segment } from '../core/model/segment.ts';
-import type { ObjectPage, ObjectRow, StoreCounts } from './store.ts';
-import { cursorOf, parseCursor } from './store-rules.ts';
+import type { ObjectPage, ObjectRow, StoreCounts, WholeObject, WholePage } from './store.ts';
+import { cursorOf, notAPlace, parseCursor } from './store-rules.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
 
 export const OBJECT_COLUMNS = `object_no AS objectNo, object_id AS objectId, version_id AS versionId,
 	upload_id AS uploadId, size_bytes AS sizeBytes, segments, created_at_ms AS createdAtMs, etag,
-	key_generation AS keyGeneration, wrapped_key AS wrappedKey, manifest, inline`;
+	key_generation AS keyGeneration, wrapped_key AS wrappedKey, manifest, inline, kind`;
 
 export type ObjectRecord = Omit<ObjectRow, 'wrappedKey' | 'manifest' | 'inline'> & {
 	readonly objectNo: number;
@@ -107,18 +108,24 @@ export function segmentsOf(sql: Sql, objectNo: number, options: { fromSegment: n
 	}));
 }
 
-export function list(sql: Sql, options: { limit: number; after: string | null }): ObjectPage {
+export function list(sql: Sql, options: { limit: number; after: string | null; kind?: ObjectKind }): ObjectPage {
+	const { kind = 'user' } = options;
 	// One more than asked for tells whether there is another page.
 	const limit = options.limit + 1;
 	const order = 'ORDER BY created_at_ms DESC, object_id DESC LIMIT ?';
 	let records: ObjectRecord[];
 	if (options.after === null) {
-		records = sql.all<ObjectRecord>(`SELECT ${OBJECT_COLUMNS} FROM objects WHERE purge_at_ms IS NULL ${order}`, limit);
+		records = sql.all<ObjectRecord>(
+			`SELECT ${OBJECT_COLUMNS} FROM objects WHERE purge_at_ms IS NULL AND kind = ? ${order}`,
+			kind,
+			limit,
+		);
 	} else {
 		const after = parseCursor(options.after);
 		records = sql.all<ObjectRecord>(
 			`SELECT ${OBJECT_COLUMNS} FROM objects
-				WHERE purge_at_ms IS NULL AND (created_at_ms, object_id) < (?, ?) ${order}`,
+				WHERE purge_at_ms IS NULL AND kind = ? AND (created_at_ms, object_id) < (?, ?) ${order}`,
+			kind,
 			after.atMs,
 			after.objectId,
 			limit,
@@ -127,6 +134,34 @@ export function list(sql: Sql, options: { limit: number; after: string | null })
 	const objects = records.slice(0, options.limit).map(toObject);
 	const last = objects.at(-1);
 	return { objects, next: last === undefined || records.length < limit ? null : cursorOf(last) };
+}
+
+type WholeRecord = ObjectRecord & { readonly deletedAtMs: number | null; readonly purgeAtMs: number | null };
+
+/** In order of their numbers. */
+export function wholeObjects(sql: Sql, options: { after: string | null; limit: number }): WholePage {
+	const { after, limit } = options;
+	if (after !== null && !/^\d{1,15}$/.test(after)) throw notAPlace();
+	const records = sql.all<WholeRecord>(
+		`SELECT ${OBJECT_COLUMNS}, deleted_at_ms AS deletedAtMs, purge_at_ms AS purgeAtMs FROM objects
+			WHERE object_no > ? ORDER BY object_no LIMIT ?`,
+		after === null ? 0 : Number(after),
+		limit + 1,
+	);
+	const objects: WholeObject[] = [];
+	let segments = 0;
+	for (const { deletedAtMs, purgeAtMs, ...record } of records.slice(0, limit)) {
+		if (segments >= limit) break;
+		segments += record.segments;
+		objects.push({
+			object: toObject(record),
+			trash: deletedAtMs === null || purgeAtMs === null ? null : { deletedAtMs, purgeAtMs },
+			segments:
+				record.segments === 0 ? [] : segmentsOf(sql, record.objectNo, { fromSegment: 0, limit: record.segments }),
+		});
+	}
+	const last = records[objects.length - 1];
+	return { objects, next: last === undefined || objects.length === records.length ? null : String(last.objectNo) };
 }
 
 /** Kept by triggers in the same transactions: the cost is the same for any number of objects. */

@@ -321,6 +321,20 @@ const MIGRATIONS: readonly string[] = [
 	CREATE INDEX placements_generation ON placements (key_generation);
 	CREATE INDEX objects_generation ON objects (key_generation);
 	`,
+	`
+	-- Whose an object is: people's, or the cluster's own, which are in no list, count or spread.
+	ALTER TABLE objects ADD COLUMN kind TEXT NOT NULL DEFAULT 'user';
+	DROP INDEX objects_newest;
+	CREATE INDEX objects_newest ON objects (kind, created_at_ms, object_id) WHERE purge_at_ms IS NULL;
+	DROP TRIGGER objects_in;
+	DROP TRIGGER objects_out;
+	CREATE TRIGGER objects_in AFTER INSERT ON objects WHEN new.purge_at_ms IS NULL AND new.kind = 'user' BEGIN
+		UPDATE totals SET objects = objects + 1, bytes = bytes + new.size_bytes;
+	END;
+	CREATE TRIGGER objects_out AFTER DELETE ON objects WHEN old.purge_at_ms IS NULL AND old.kind = 'user' BEGIN
+		UPDATE totals SET objects = objects - 1, bytes = bytes - old.size_bytes;
+	END;
+	`,
 ];
 
 /** A process that is just stopping may still hold the file for a moment. */

@@ -76,10 +76,10 @@ function leaveSpread(sql: Sql, spreadNo: number, sizeBytes: number): void {
 	if (left?.objects === 0) sql.run('DELETE FROM spreads WHERE spread_no = ?', spreadNo);
 }
 
-/** For a new object, before its rows are written: its spread (null for inline ones, and in the trash), and the set of each of its segments. */
+/** For a new object, before its rows are written: its spread (null for inline ones, and for what is not counted), and the set of each of its segments. */
 export function enterSets(
 	sql: Sql,
-	object: { sizeBytes: number; inTrash?: boolean },
+	object: { sizeBytes: number; isUncounted?: boolean },
 	segments: readonly Segment[],
 ): { spreadNo: number | null; setNos: readonly number[] } {
 	if (segments.length === 0) return { spreadNo: null, setNos: [] };
@@ -94,7 +94,7 @@ export function enterSets(
 		keys.push(key);
 	}
 	const setNos = new Map([...parts].map(([key, part]) => [key, enterSet(sql, part, part)]));
-	const spreadNo = object.inTrash === true ? null : enterSpread(sql, setNos.values(), object.sizeBytes);
+	const spreadNo = object.isUncounted === true ? null : enterSpread(sql, setNos.values(), object.sizeBytes);
 	return { spreadNo, setNos: keys.map((key) => setNos.get(key) as number) };
 }
 
@@ -136,7 +136,7 @@ function moveObject(
 			FROM objects JOIN spreads USING (spread_no) WHERE object_no = ?`,
 		objectNo,
 	);
-	// In the trash.
+	// In the trash, or no object of people.
 	if (spread === undefined) return;
 	const { spreadNo, sets, sizeBytes } = spread;
 	const setNos = new Set([...sets.split(',').map(Number), ...changed.entered]);

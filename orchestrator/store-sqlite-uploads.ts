@@ -126,10 +126,10 @@ export function commit(sql: Sql, commit: Commit): ObjectRow | null {
 }
 
 function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
-	const { spreadNo, setNos } = enterSets(sql, object, segments);
+	const { spreadNo, setNos } = enterSets(sql, { ...object, isUncounted: object.kind !== 'user' }, segments);
 	const inserted = sql.run(
 		`INSERT INTO objects (object_id, version_id, upload_id, size_bytes, segments, created_at_ms, etag, key_generation,
-			wrapped_key, manifest, inline, spread_no) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			wrapped_key, manifest, inline, spread_no, kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (object_id) DO NOTHING`,
 		object.objectId,
 		object.versionId,
@@ -143,6 +143,7 @@ function insertObject(sql: Sql, { object, segments, nowMs }: Commit): void {
 		object.manifest,
 		object.inline,
 		spreadNo,
+		object.kind,
 	);
 	if (inserted.changes === 0) throw objectTaken(object.objectId);
 	const objectNo = inserted.lastRowId;

@@ -12,6 +12,7 @@ import { DistroError } from '../core/errors.ts';
 import type { ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { WrappedClusterKey } from '../core/model/keys-record.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type {
 	ClusterRow,
 	Commit,
@@ -154,8 +155,12 @@ export class SqliteMetadataStore implements MetadataStore {
 		return this.#call('segments', versionId, options);
 	}
 
-	list(options: { limit: number; after: string | null }) {
+	list(options: { limit: number; after: string | null; kind?: ObjectKind }) {
 		return this.#call('list', options);
+	}
+
+	wholeObjects(options: { after: string | null; limit: number }) {
+		return this.#call('wholeObjects', options);
 	}
 
 	deleteObject(objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }) {

@@ -9,6 +9,7 @@ import { DistroError } from '../core/errors.ts';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { WrappedClusterKey } from '../core/model/keys-record.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { CodecId, FormerCode, Segment } from '../core/model/segment.ts';
 import type {
 	ClusterRow,
@@ -27,6 +28,7 @@ import type {
 	RewrappedObject,
 	StoredSegment,
 	TrashedObject,
+	WholeObject,
 	WorkerRow,
 	WorkerSighting,
 	WrappedDataKeyRow,
@@ -138,6 +140,7 @@ export interface ObjectJson {
 	readonly wrappedKey: string;
 	readonly manifest: string;
 	readonly inline: string | null;
+	readonly kind: string;
 }
 
 export function toObject(row: ObjectJson): ObjectRow {
@@ -153,6 +156,7 @@ export function toObject(row: ObjectJson): ObjectRow {
 		wrappedKey: bytes(row.wrappedKey),
 		manifest: bytes(row.manifest),
 		inline: row.inline === null ? null : bytes(row.inline),
+		kind: row.kind as ObjectKind,
 	};
 }
 
@@ -226,6 +230,23 @@ export function toSegment({ was, ...row }: SegmentJson): Segment {
 			workerId: workerId as WorkerId,
 			shardId: shardId as ShardId,
 		})),
+	};
+}
+
+export interface WholeJson {
+	/** Number of the object: where the next page goes on. */
+	readonly place: string;
+	readonly object: ObjectJson;
+	/** When it was deleted, and when it is purged. */
+	readonly trash: readonly [string, string] | null;
+	readonly segments: readonly SegmentJson[];
+}
+
+export function toWhole({ object, trash, segments }: WholeJson): WholeObject {
+	return {
+		object: toObject(object),
+		trash: trash === null ? null : { deletedAtMs: Number(trash[0]), purgeAtMs: Number(trash[1]) },
+		segments: segments.map(toSegment),
 	};
 }
 

@@ -3,4 +3,4 @@
  * last digits of its own name.
  */
 
-export const SCHEMA_VERSION = 13;
+export const SCHEMA_VERSION = 14;

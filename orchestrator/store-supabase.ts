@@ -10,6 +10,7 @@ import { type DeletionEntry, type DeletionHead, NO_DELETIONS } from '../core/cry
 import { isId, newId, type ObjectId, type ShardId, type UploadId, type VersionId, type WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { WrappedClusterKey } from '../core/model/keys-record.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Random } from '../core/ports.ts';
@@ -41,12 +42,21 @@ import type {
 	StoredSegment,
 	TrashedObject,
 	TrashPage,
+	WholePage,
 	WorkerFigures,
 	WorkerRow,
 	WorkerSighting,
 	WrappedDataKeyRow,
 } from './store.ts';
-import { checkCommit, checkReencoded, cursorOf, parseCursor, parsePlace, trashCursorOf } from './store-rules.ts';
+import {
+	checkCommit,
+	checkReencoded,
+	cursorOf,
+	notAPlace,
+	parseCursor,
+	parsePlace,
+	trashCursorOf,
+} from './store-rules.ts';
 import { Batches, type StoreCall } from './store-supabase-batch.ts';
 import { Breaker } from './store-supabase-breaker.ts';
 import { connectSupabase, type SupabaseOptions } from './store-supabase-connect.ts';
@@ -285,12 +295,12 @@ class SupabaseMetadataStore implements MetadataStore {
 		return found.map(rows.toSegment);
 	}
 
-	async list(options: { limit: number; after: string | null }): Promise<ObjectPage> {
+	async list(options: { limit: number; after: string | null; kind?: ObjectKind }): Promise<ObjectPage> {
 		const after = options.after === null ? null : parseCursor(options.after);
 		// One more than asked for tells whether there is another page.
 		const found = await this.#pages<rows.ObjectJson>(
 			'list',
-			{},
+			{ kind: options.kind ?? 'user' },
 			{
 				limit: options.limit + 1,
 				page: OBJECT_PAGE,
@@ -301,6 +311,15 @@ class SupabaseMetadataStore implements MetadataStore {
 		const objects = found.slice(0, options.limit).map(rows.toObject);
 		const last = objects.at(-1);
 		return { objects, next: last === undefined || found.length <= options.limit ? null : cursorOf(last) };
+	}
+
+	async wholeObjects(options: { after: string | null; limit: number }): Promise<WholePage> {
+		const { after } = options;
+		if (after !== null && !/^\d{1,18}$/.test(after)) throw notAPlace();
+		const limit = Math.min(options.limit, OBJECT_PAGE);
+		const found = (await this.#read('wholeObjects', { after: after ?? '0', limit })) as rows.WholeJson[];
+		// A page that ends early because of its segments is not the last one: only an empty one is.
+		return { objects: found.map(rows.toWhole), next: found.at(-1)?.place ?? null };
 	}
 
 	deleteObject(objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }): Promise<boolean> {

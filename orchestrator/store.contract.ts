@@ -28,6 +28,7 @@ import type {
 	RepairItem,
 	RewrappedObject,
 	StoredSegment,
+	WholeObject,
 	WorkerSighting,
 } from './store.ts';
 import { UNUSED_MARGIN_MS } from './store-rules.ts';
@@ -82,6 +83,78 @@ export function describeMetadataStore(name: string, open: () => Promise<OpenedSt
 				done: { item, placement: { shardIndex: item.shardIndex, ...shard }, keyGeneration: 1, nowMs: NOW_MS },
 			};
 		};
+
+		describe('objects of the cluster’s own', () => {
+			test('are in no list and no count of people’s objects, on no spread, and on their worker sets', async () => {
+				const user = await make.store(store, workers, { nowMs: NOW_MS + 1 });
+				const counts = await store.counts();
+				const own = await make.store(store, workers, { kind: 'snapshot', k: 1, n: 4, segments: 2, missing: [3] });
+				expect((await stored(own))?.object).toEqual(own.commit.object);
+				expect(await store.object(own.objectId)).toMatchObject({ kind: 'snapshot' });
+				expect(await store.counts()).toEqual({ ...counts, repairs: 2, deletions: 2 });
+				expect((await store.list({ limit: 10, after: null })).objects).toEqual([user.commit.object]);
+				const own2 = await make.store(store, workers, { kind: 'snapshot', nowMs: NOW_MS + 2 });
+				const first = await store.list({ limit: 1, after: null, kind: 'snapshot' });
+				expect(first.objects).toEqual([own2.commit.object]);
+				const second = await store.list({ limit: 1, after: first.next, kind: 'snapshot' });
+				expect(second).toEqual({ objects: [own.commit.object], next: null });
+				const { sets, spreads } = await store.redundancyRows();
+				expect(sets.reduce((sum, { segments }) => sum + segments, 0)).toBe(4);
+				expect(spreads.reduce((sum, { objects }) => sum + objects, 0)).toBe(1);
+			});
+
+			test('keep no spread when their shards are found bad, are rebuilt, and are gone at once when they go', async () => {
+				const own = await make.store(store, workers, { kind: 'snapshot', k: 1, n: 3, segments: 2 });
+				await store.addFindings([finding(own, 1, 0)]);
+				const [item] = (await dueItems()) as [RepairItem];
+				const { uploadId, done } = await rebuilt(item, workers[5] as WorkerId);
+				await store.repairDone(done, uploadId);
+				expect((await store.redundancyRows()).spreads).toEqual([]);
+				expect((await store.redundancyRows()).sets.map(({ segments }) => segments)).toEqual([1, 1]);
+				const counts = await store.counts();
+				expect(await store.deleteObject(own.objectId, atOnce())).toBe(true);
+				expect(await store.counts()).toEqual({ ...counts, deletions: counts.deletions + 6 });
+				expect(await store.redundancyRows()).toEqual({ sets: [], spreads: [] });
+				expect((await store.list({ limit: 10, after: null, kind: 'snapshot' })).objects).toEqual([]);
+			});
+		});
+
+		describe('whole objects', () => {
+			test('come each once, of every kind and with the trash, with all their segments, page by page', async () => {
+				const shapes: UploadShape[] = [
+					{},
+					{ segments: 0 },
+					{ segments: 5 },
+					{ kind: 'snapshot' },
+					{ segments: 2, missing: [1] },
+				];
+				const uploads: Upload[] = [];
+				for (const shape of shapes) uploads.push(await make.store(store, workers, shape));
+				const trashed = uploads[4] as Upload;
+				await store.deleteObject(trashed.objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 5, by: '' });
+				const expected = uploads.map(({ commit }) => ({
+					object: commit.object,
+					trash: commit === trashed.commit ? { deletedAtMs: NOW_MS, purgeAtMs: NOW_MS + 5 } : null,
+					segments: commit.segments,
+				}));
+				const byId = (a: WholeObject, b: WholeObject) => (a.object.objectId < b.object.objectId ? -1 : 1);
+				for (const limit of [1, 2, 3, 100]) {
+					const found: WholeObject[] = [];
+					for (let after: string | null = null, pages = 0; ; pages++) {
+						expect(pages).toBeLessThan(10);
+						const page = await store.wholeObjects({ after, limit });
+						expect(page.objects.length).toBeLessThanOrEqual(limit);
+						const segments = page.objects.slice(0, -1).flatMap((whole) => whole.segments);
+						expect(segments.length).toBeLessThan(limit);
+						found.push(...page.objects);
+						if (page.next === null) break;
+						after = page.next;
+					}
+					expect(found.sort(byId)).toEqual(expected.toSorted(byId));
+				}
+				await expect(store.wholeObjects({ after: 'x', limit: 1 })).rejects.toMatchObject({ kind: 'invalid' });
+			});
+		});
 
 		describe('cluster', () => {
 			test('the first row stays', async () => {

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import type { EncodingId, ObjectId, SealId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WrappedClusterKey } from '../core/model/keys-record.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { Segment } from '../core/model/segment.ts';
 import type { Commit, IntendedShard, MetadataStore, Reencoded, RepairItem, WorkerRow } from './store.ts';
 
@@ -26,6 +27,7 @@ export interface UploadShape {
 	readonly missing?: readonly number[];
 	readonly nowMs?: number;
 	readonly sizeBytes?: number;
+	readonly kind?: ObjectKind;
 	readonly idempotency?: { readonly key: string; readonly fingerprint: string };
 }
 
@@ -89,7 +91,15 @@ export class Fixtures {
 
 	/** Shards go to workers in turn, one each. */
 	upload(workers: readonly WorkerId[], shape: UploadShape = {}): Upload {
-		const { segments: count = 1, k = 4, n = 6, missing = [], nowMs = NOW_MS, sizeBytes = 65_536 } = shape;
+		const {
+			segments: count = 1,
+			k = 4,
+			n = 6,
+			missing = [],
+			nowMs = NOW_MS,
+			sizeBytes = 65_536,
+			kind = 'user',
+		} = shape;
 		const shards: IntendedShard[] = [];
 		const segments = Array.from({ length: count }, (_, index): Segment => {
 			const all = Array.from({ length: n }, (_, shardIndex) => ({
@@ -122,6 +132,7 @@ export class Fixtures {
 				objectId,
 				versionId,
 				uploadId,
+				kind,
 				sizeBytes,
 				segments: count,
 				createdAtMs: nowMs,

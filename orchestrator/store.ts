@@ -15,6 +15,7 @@ import type { Deletion, DeletionEntry, DeletionHead } from '../core/crypto/delet
 import type { EncodingId, ObjectId, ShardId, UploadId, VersionId, WorkerId } from '../core/ids.ts';
 import type { WorkerDuty } from '../core/model/health.ts';
 import type { KeysRecord, WrappedClusterKey } from '../core/model/keys-record.ts';
+import type { ObjectKind } from '../core/model/manifest.ts';
 import type { SetCount, SpreadCount } from '../core/model/redundancy-report.ts';
 import type { Placement, Segment } from '../core/model/segment.ts';
 
@@ -22,6 +23,7 @@ export interface ObjectRow {
 	readonly objectId: ObjectId;
 	readonly versionId: VersionId;
 	readonly uploadId: UploadId;
+	readonly kind: ObjectKind;
 	/** Plaintext bytes. */
 	readonly sizeBytes: number;
 	/** 0 for an inline object. */
@@ -238,6 +240,18 @@ export interface TrashPage {
 	readonly next: string | null;
 }
 
+/** An object with everything that belongs to it. */
+export interface WholeObject {
+	readonly object: ObjectRow;
+	readonly trash: Omit<TrashedObject, 'object'> | null;
+	readonly segments: readonly Segment[];
+}
+
+export interface WholePage {
+	readonly objects: readonly WholeObject[];
+	readonly next: string | null;
+}
+
 /** A shard to delete. */
 export interface QueuedDeletion {
 	readonly shardId: ShardId;
@@ -245,6 +259,7 @@ export interface QueuedDeletion {
 	readonly forGood: boolean;
 }
 
+/** Of objects, people's only. */
 export interface StoreCounts {
 	readonly objects: number;
 	readonly bytes: number;
@@ -337,8 +352,17 @@ export interface MetadataStore {
 	): Promise<{ object: ObjectRow; segments: readonly Segment[] } | null>;
 	/** In order of index, at most `limit`. Also of an object in the trash: who knows the version goes on. */
 	segments(versionId: VersionId, options: { fromSegment: number; limit: number }): Promise<readonly Segment[]>;
-	/** Without the trash. Newest first, by (createdAtMs, objectId). `after` is `next` of the page before; `invalid` when it is none. */
-	list(options: { limit: number; after: string | null }): Promise<ObjectPage>;
+	/**
+	 * People's objects, or those of another kind, without the trash. Newest first, by (createdAtMs, objectId). `after` is `next`
+	 * of the page before; `invalid` when it is none.
+	 */
+	list(options: { limit: number; after: string | null; kind?: ObjectKind }): Promise<ObjectPage>;
+	/**
+	 * Objects of every kind, those in the trash as well, each with all its segments, in an order of the store's own that stays:
+	 * what a snapshot is made of. A page is from one moment, and has up to `limit` objects, fewer when they have more than
+	 * `limit` segments. `after` is `next` of the page before, or null.
+	 */
+	wholeObjects(options: { after: string | null; limit: number }): Promise<WholePage>;
 	/**
 	 * Into the trash: it leaves its spread, and stays on its worker sets, so that repair and drain go on. With a `purgeAtMs` that
 	 * is not after `nowMs` it is purged at once. False when there was none, or it was in the trash already.

@@ -590,6 +590,7 @@ export class UploadSession implements Upload {
 				segments: this.#segments,
 				sha256: this.#digest,
 				createdAtMs: this.#createdAtMs,
+				kind: this.#options.kind ?? 'user',
 			},
 			this.#deps.random,
 		);
@@ -627,6 +628,7 @@ export class UploadSession implements Upload {
 			objectId: this.objectId,
 			versionId: this.#versionId,
 			uploadId: this.uploadId,
+			kind: this.#options.kind ?? 'user',
 			sizeBytes: this.#sizeBytes,
 			segments: rows.segments.length,
 			createdAtMs: this.#createdAtMs,

@@ -42,6 +42,9 @@ export function clusterRoutes(cluster: ClusterAdmin, keys: ClusterKeysAdmin): Ro
 				answerJson(response, 200, await keys.drop(wholeNumber(generation, bounds)));
 			},
 		},
+		get('/cluster/snapshots', async ({ response }) =>
+			answerJson(response, 200, { snapshots: await cluster.snapshots() }),
+		),
 		get('/cluster/jobs', async ({ response }) => answerJson(response, 200, { jobs: await cluster.jobs() })),
 		...(['pause', 'resume', 'run'] as const).map((what) =>
 			post(`/cluster/jobs/:name/${what}`, async (exchange) => {

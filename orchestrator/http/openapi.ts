@@ -185,6 +185,12 @@ export const openApi = {
 				responses: { '200': json('Keys', 'As they are now'), default: problem },
 			},
 		},
+		'/cluster/snapshots': {
+			get: {
+				summary: 'Snapshots of the metadata on the workers, newest first',
+				responses: { '200': json('Snapshots', 'All that are kept'), default: problem },
+			},
+		},
 		'/cluster/jobs': {
 			get: { summary: 'Background jobs', responses: { '200': json('Jobs', 'All of them'), default: problem } },
 		},
@@ -414,6 +420,27 @@ export const openApi = {
 					fingerprint: { type: 'string' },
 					not_after: { type: 'string', format: 'date-time' },
 					chain: { type: 'array', items: { type: 'string' } },
+				},
+			},
+			Snapshots: {
+				type: 'object',
+				required: ['snapshots'],
+				properties: {
+					snapshots: {
+						type: 'array',
+						items: {
+							type: 'object',
+							properties: {
+								object_id: { type: 'string' },
+								created_at: { type: 'string', format: 'date-time' },
+								objects: { type: 'integer', description: 'That it tells of' },
+								size: { type: 'integer', description: 'Bytes' },
+								shards: { type: 'integer' },
+								shards_healthy: { type: 'integer', description: 'That can be read now' },
+								copies: { type: 'integer', description: 'Of its worst segment; one is enough' },
+							},
+						},
+					},
 				},
 			},
 			Status: {

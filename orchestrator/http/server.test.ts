@@ -106,6 +106,7 @@ const unusedCluster = {
 	canStop: unused,
 	changeDuty: unused,
 	jobs: unused,
+	snapshots: unused,
 	askJob: unused,
 };
 let objects: FakeObjects;

@@ -194,6 +194,7 @@ export class SimOrchestrator {
 			scrub,
 			policy,
 			pools: [pool, mendPool],
+			snapshots: async () => [],
 		});
 		const mendDeps = {
 			...deps,

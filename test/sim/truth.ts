@@ -278,7 +278,16 @@ export class Truth {
 		const { registry, jobs, scrub } = running;
 		const { store, clusterId, data } = this.#site;
 		const policy = { tolerate: { workers: 2, zones: 1 }, dataLossPerYear: 1e-9 };
-		const cluster = new Cluster({ clusterId, store, workers: registry, jobs, scrub, policy, pools: [] });
+		const cluster = new Cluster({
+			clusterId,
+			store,
+			workers: registry,
+			jobs,
+			scrub,
+			policy,
+			pools: [],
+			snapshots: async () => [],
+		});
 		const inventory = new Set(this.#site.workers.flatMap(({ disk, isGone }) => (isGone ? [] : disk.shardIds())));
 		const counts = { objects: 0, healthy: 0, degraded: 0, at_risk: 0, unrecoverable: 0, inline: 0, bytes_at_risk: 0 };
 		const bySpare = new Map<number, number>();
