@@ -135,6 +135,22 @@ describe('a fault at any statement leaves all or nothing', () => {
 			const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
 			return { act: () => store.deleteObject(objectId, atOnce()) };
 		},
+		'deleteObject into the trash': async (store) => {
+			const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
+			return { act: () => store.deleteObject(objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 5, by: 'key-1' }) };
+		},
+		undeleteObject: async (store) => {
+			const { objectId } = await make.store(store, workers, { segments: 2 });
+			await store.deleteObject(objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 5, by: '' });
+			return { act: () => store.undeleteObject(objectId, { nowMs: NOW_MS, by: 'key-1' }) };
+		},
+		purgeTrash: async (store) => {
+			for (let count = 0; count < 2; count++) {
+				const { objectId } = await make.store(store, workers, { missing: [1] });
+				await store.deleteObject(objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 5, by: '' });
+			}
+			return { act: () => store.purgeTrash(NOW_MS * 2, 10) };
+		},
 		addFindings: async (store) => {
 			const { shards } = await make.store(store, workers, { segments: 2 });
 			const findings = shards.map((shard) => ({ ...shard, kind: 'missing' as const, detail: '', foundAtMs: NOW_MS }));

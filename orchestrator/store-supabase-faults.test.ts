@@ -91,6 +91,7 @@ interface Scenario {
 type Prepare = (make: Fixtures, workers: WorkerId[]) => Promise<Scenario>;
 
 const idempotency = { key: 'key', fingerprint: 'f' };
+const UNTIL_LATER = { nowMs: NOW_MS, purgeAtMs: NOW_MS + 5, by: 'key-1' };
 const SCENARIOS: Record<string, Prepare> = {
 	initCluster: async (make) => {
 		const keys = [1, 2].map((generation) => make.clusterKey(generation, 'm'));
@@ -136,6 +137,27 @@ const SCENARIOS: Record<string, Prepare> = {
 	deleteObject: async (make, workers) => {
 		const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
 		return { act: () => store.deleteObject(objectId, atOnce()) };
+	},
+	'deleteObject into the trash': async (make, workers) => {
+		const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
+		return { act: () => store.deleteObject(objectId, UNTIL_LATER) };
+	},
+	undeleteObject: async (make, workers) => {
+		const { objectId } = await make.store(store, workers, { segments: 2 });
+		await store.deleteObject(objectId, UNTIL_LATER);
+		return { act: () => store.undeleteObject(objectId, UNTIL_LATER) };
+	},
+	purgeObject: async (make, workers) => {
+		const { objectId } = await make.store(store, workers, { segments: 2, missing: [1] });
+		await store.deleteObject(objectId, UNTIL_LATER);
+		return { act: () => store.purgeObject(objectId, UNTIL_LATER) };
+	},
+	purgeTrash: async (make, workers) => {
+		for (let count = 0; count < 2; count++) {
+			const { objectId } = await make.store(store, workers, { n: 5 });
+			await store.deleteObject(objectId, UNTIL_LATER);
+		}
+		return { act: async () => void (await store.purgeTrash(NOW_MS * 2, 10)) };
 	},
 	deletionsDone: async (make, workers) => {
 		const upload = await make.store(store, workers, { missing: [0] });
