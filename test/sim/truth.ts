@@ -433,6 +433,8 @@ export class Truth {
 				found.add(shardId);
 			}
 			for (const shardId of [...disk.shardIds(), ...disk.trashIds()]) {
+				// With a forgotten worker goes its delete queue: what it comes back with goes to its trash.
+				if (this.#site.data.forgotten.has(workerId)) continue;
 				if (this.#purged.has(shardId)) throw new Violation(`shard ${shardId} on ${name} was purged and is there`);
 			}
 		}
