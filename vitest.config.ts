@@ -8,7 +8,10 @@ export default defineConfig({
 		projects: [
 			{
 				extends: true,
-				test: { name: 'unit', include: ['{core,platform,worker,orchestrator,operator,crds,hack,test/vectors}/**/*.test.ts'] },
+				test: {
+					name: 'unit',
+					include: ['{core,platform,worker,orchestrator,operator,crds,hack,test/vectors}/**/*.test.ts'],
+				},
 			},
 			{
 				extends: true,
