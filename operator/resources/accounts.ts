@@ -1,0 +1,15 @@
+/** Service accounts of the pods. Neither has a Role, and no pod gets a token for the Kubernetes API. */
+
+import type { V1ServiceAccount } from '@kubernetes/client-node';
+import type { DistroCluster } from '../types.ts';
+import { namesOf, owned } from './names.ts';
+
+export function serviceAccounts(cluster: DistroCluster): V1ServiceAccount[] {
+	const names = namesOf(cluster);
+	return (['orchestrator', 'worker'] as const).map((component) => ({
+		apiVersion: 'v1',
+		kind: 'ServiceAccount',
+		metadata: owned(cluster, names[component], component),
+		automountServiceAccountToken: false,
+	}));
+}
