@@ -17,6 +17,7 @@ import { shardDrawer } from './audit-draw.ts';
 import { Cluster } from './cluster.ts';
 import { METADATA_FILE, readConfig } from './config.ts';
 import { Findings } from './findings.ts';
+import { withGivenKey } from './given-key.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createHttpServer } from './http/server.ts';
 import { JobControl } from './job-control.ts';
@@ -112,7 +113,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 	});
 	const grpcPort = await bindGrpcServer(grpc, { address: `${config.grpcHost}:${config.grpcPort}`, tls });
 
-	const apiKeys = await openKeys();
+	const keptKeys = await openKeys();
+	const apiKeys = config.adminKey === null ? keptKeys : withGivenKey(keptKeys, config.adminKey);
 	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
 	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
 	if (needsKeys && (await apiKeys.apiKeys()).length === 0) {
