@@ -8,8 +8,8 @@
 
 import { asDistroError, type DistroError } from '../../core/errors.ts';
 import type { Clock, Random } from '../../core/ports.ts';
-import type { KubeClient } from './client.ts';
-import type { KubeObject } from './objects.ts';
+import type { CallOptions, KubeClient } from './client.ts';
+import { type KubeObject, microTime, type ObjectRef } from './objects.ts';
 import { EVENTS } from './resources.ts';
 
 export const SAME_MS = 600_000;
@@ -36,12 +36,16 @@ interface Told {
 	readonly regarding: KubeObject;
 	readonly text: EventText;
 	readonly name: string;
+	/** For people: by the wall clock. */
 	readonly firstMs: number;
-	count: number;
 	lastMs: number;
-	/** How many of `count` the API server knows. */
-	written: number;
-	writtenMs: number;
+	count: number;
+	/** By the monotonic clock. */
+	toldMs: number;
+	/** When it was last written or tried; null: never. */
+	triedMs: number | null;
+	/** Whether the API server has had it. */
+	written: boolean;
 }
 
 export interface EventRecorderOptions {
@@ -69,7 +73,8 @@ export class EventRecorder {
 
 	tell(regarding: KubeObject, text: EventText): void {
 		const nowMs = this.#o.clock.nowMs();
-		this.#forget(nowMs);
+		const toldMs = this.#o.clock.monotonicMs();
+		this.#forget(toldMs);
 		const { uid, namespace, name } = regarding.metadata;
 		const key = JSON.stringify([
 			uid ?? [regarding.kind, namespace, name],
@@ -82,6 +87,7 @@ export class EventRecorder {
 		if (known !== undefined) {
 			known.count++;
 			known.lastMs = nowMs;
+			known.toldMs = toldMs;
 			this.#pending.add(known);
 		} else if (this.#told.size < REMEMBERED_MAX) {
 			const suffix = this.#o.random.bytes(SUFFIX_BYTES).toString('hex');
@@ -90,10 +96,11 @@ export class EventRecorder {
 				text,
 				name: `${name.slice(0, NAME_MAX_CHARS - suffix.length - 1)}.${suffix}`,
 				firstMs: nowMs,
-				count: 1,
 				lastMs: nowMs,
-				written: 0,
-				writtenMs: 0,
+				count: 1,
+				toldMs,
+				triedMs: null,
+				written: false,
 			};
 			this.#told.set(key, first);
 			this.#pending.add(first);
@@ -101,20 +108,21 @@ export class EventRecorder {
 		this.#write();
 	}
 
-	/** What is being written is given up after `graceMs`. */
+	/** Writes what is left; given up after `graceMs`. */
 	async stop(graceMs: number): Promise<void> {
-		this.#cancelLater();
-		for (const told of this.#pending) told.writtenMs = 0;
-		this.#write();
 		const cancel = this.#o.clock.schedule(graceMs, () => this.#stop.abort());
+		await this.#writing;
+		for (const told of this.#pending) told.triedMs = null;
+		this.#write();
 		await this.#writing;
 		cancel();
 		this.#stop.abort();
+		this.#cancelLater();
 	}
 
 	#forget(nowMs: number): void {
 		for (const [key, told] of this.#told) {
-			if (nowMs - told.lastMs >= SAME_MS && !this.#pending.has(told)) this.#told.delete(key);
+			if (nowMs - told.toldMs >= SAME_MS && !this.#pending.has(told)) this.#told.delete(key);
 		}
 	}
 
@@ -123,65 +131,78 @@ export class EventRecorder {
 		this.#cancelLater();
 		this.#writing = this.#writeAll().finally(() => {
 			this.#writing = null;
-			const nowMs = this.#o.clock.nowMs();
-			const waits = [...this.#pending].map((told) => told.writtenMs + REWRITE_MS - nowMs);
-			if (waits.length === 0 || this.#stop.signal.aborted) return;
-			this.#cancelLater = this.#o.clock.schedule(Math.max(0, Math.min(...waits)), () => this.#write());
+			if (this.#pending.size === 0 || this.#stop.signal.aborted) return;
+			const waitMs = Math.min(...[...this.#pending].map((told) => this.#leftMs(told)));
+			this.#cancelLater = this.#o.clock.schedule(waitMs, () => this.#write());
 		});
 	}
 
 	async #writeAll(): Promise<void> {
 		for (const told of [...this.#pending]) {
-			const nowMs = this.#o.clock.nowMs();
 			if (this.#stop.signal.aborted) return;
-			if (nowMs - told.writtenMs < REWRITE_MS) continue;
+			if (this.#leftMs(told) > 0) continue;
 			this.#pending.delete(told);
-			const { count } = told;
-			told.writtenMs = nowMs;
+			told.triedMs = this.#o.clock.monotonicMs();
 			try {
 				await this.#writeOne(told);
-				told.written = count;
+				told.written = true;
 			} catch (thrown) {
 				this.#o.onFailure(asDistroError(thrown));
 			}
 		}
 	}
 
+	/** Until it may be written. */
+	#leftMs({ triedMs }: Told): number {
+		return triedMs === null ? 0 : Math.max(0, triedMs + REWRITE_MS - this.#o.clock.monotonicMs());
+	}
+
 	async #writeOne(told: Told): Promise<void> {
-		const { client } = this.#o;
-		const options = { timeoutMs: REQUEST_MS, signal: this.#stop.signal };
-		const ref = { namespace: told.regarding.metadata.namespace ?? 'default', name: told.name };
-		const series = told.count === 1 ? {} : { series: { count: told.count, lastObservedTime: microTime(told.lastMs) } };
-		if (told.written > 0) {
-			try {
-				await client.patch(EVENTS, ref, { ...options, merge: series });
-				return;
-			} catch (thrown) {
-				// The API server has forgotten it: then anew.
-				if (asDistroError(thrown).kind !== 'not_found') throw thrown;
-			}
-		}
-		const { apiVersion, kind, metadata } = told.regarding;
+		if (told.written && (await this.#rewrite(told))) return;
+		const { regarding, text } = told;
+		const { apiVersion, kind, metadata } = regarding;
 		const { namespace, name, uid, resourceVersion } = metadata;
-		await client.create(
-			EVENTS,
-			{
-				apiVersion: 'events.k8s.io/v1',
-				kind: 'Event',
-				metadata: ref,
-				...told.text,
-				note: told.text.note.slice(0, NOTE_MAX_CHARS),
-				regarding: { apiVersion, kind, namespace, name, uid, resourceVersion },
-				eventTime: microTime(told.firstMs),
-				reportingController: CONTROLLER,
-				reportingInstance: this.#o.instance,
-				...series,
-			},
-			options,
-		);
+		const event = {
+			apiVersion: 'events.k8s.io/v1',
+			kind: 'Event',
+			metadata: refOf(told),
+			...text,
+			note: text.note.slice(0, NOTE_MAX_CHARS),
+			regarding: { apiVersion, kind, namespace, name, uid, resourceVersion },
+			eventTime: microTime(told.firstMs),
+			reportingController: CONTROLLER,
+			reportingInstance: this.#o.instance,
+			...seriesOf(told),
+		};
+		try {
+			await this.#o.client.create(EVENTS, event, this.#options());
+		} catch (thrown) {
+			// Written before, without an answer.
+			if (asDistroError(thrown).kind !== 'exists') throw thrown;
+			await this.#rewrite(told);
+		}
+	}
+
+	/** False: the API server has forgotten it. */
+	async #rewrite(told: Told): Promise<boolean> {
+		try {
+			await this.#o.client.patch(EVENTS, refOf(told), { ...this.#options(), merge: seriesOf(told) });
+			return true;
+		} catch (thrown) {
+			if (asDistroError(thrown).kind !== 'not_found') throw thrown;
+			return false;
+		}
+	}
+
+	#options(): CallOptions {
+		return { timeoutMs: REQUEST_MS, signal: this.#stop.signal };
 	}
 }
 
-function microTime(ms: number): string {
-	return new Date(ms).toISOString().replace('Z', '000Z');
+function refOf({ regarding, name }: Told): ObjectRef & { readonly namespace: string } {
+	return { namespace: regarding.metadata.namespace ?? 'default', name };
+}
+
+function seriesOf({ count, lastMs }: Told): object {
+	return count === 1 ? {} : { series: { count, lastObservedTime: microTime(lastMs) } };
 }

@@ -11,7 +11,7 @@
 import { asDistroError, type DistroError } from '../../core/errors.ts';
 import type { Clock, Random } from '../../core/ports.ts';
 import type { KubeClient } from './client.ts';
-import { type ObjectRef, preconditionsOf, type Stored } from './objects.ts';
+import { microTime, type ObjectRef, preconditionsOf, type Stored } from './objects.ts';
 import { LEASES } from './resources.ts';
 import { wait } from './wait.ts';
 
@@ -73,8 +73,9 @@ export class LeaderElection {
 	async stop(): Promise<void> {
 		this.#stop.abort();
 		await this.#running;
-		if (this.leading) await this.#release();
 		this.#renewedMs = null;
+		// Also when the answer to a try did not come any more.
+		if (!this.#isOthers()) await this.#release();
 	}
 
 	async #run(): Promise<void> {
@@ -82,31 +83,38 @@ export class LeaderElection {
 		const { signal } = this.#stop;
 		while (!signal.aborted) {
 			const wasLeading = this.#renewedMs !== null;
-			const held = await this.#try();
+			const held = this.#leftMs() > 0 && (await this.#try());
 			if (signal.aborted) return;
 			if (held && !wasLeading) onElected();
-			if (!held && wasLeading && (!this.leading || this.#isOthers())) {
+			if (wasLeading && (this.#isOthers() || this.#leftMs() === 0)) {
 				this.#renewedMs = null;
 				onLost(this.#isOthers() ? `${this.#holder} holds it` : `not renewed for ${RENEW_MS / MS} s`);
 				return;
 			}
 			const share = held ? 0 : JITTER * (random.bytes(4).readUInt32LE(0) / UINT32);
-			await wait(clock, RETRY_MS * (1 + share), signal);
+			await wait(clock, Math.min(RETRY_MS * (1 + share), this.#leftMs()), signal);
 		}
+	}
+
+	/** Until it would be lost. */
+	#leftMs(): number {
+		if (this.#renewedMs === null) return Number.POSITIVE_INFINITY;
+		return Math.max(0, this.#renewedMs + RENEW_MS - this.#o.clock.monotonicMs());
 	}
 
 	/** Takes or renews it; whether that was done. */
 	async #try(): Promise<boolean> {
 		const { client, clock, identity, lease, onFailure } = this.#o;
 		const nowMs = clock.monotonicMs();
-		const options = { timeoutMs: REQUEST_MS, signal: this.#stop.signal };
+		const { signal } = this.#stop;
 		try {
-			const current = await client.get(LEASES, lease, options);
+			const current = await client.get(LEASES, lease, { timeoutMs: Math.min(REQUEST_MS, this.#leftMs()), signal });
 			if (current !== null) {
 				this.#observe(current);
 				if (this.#isOthers() && clock.monotonicMs() - (this.#observed?.atMs ?? nowMs) < LEASE_MS) return false;
 			}
 			const spec = this.#spec(current);
+			const options = { timeoutMs: Math.min(REQUEST_MS, this.#leftMs()), signal };
 			const metadata = { name: lease.name, namespace: lease.namespace };
 			const written =
 				current === null
@@ -166,8 +174,4 @@ export class LeaderElection {
 	#isOthers(): boolean {
 		return this.#holder !== null && this.#holder !== this.#o.identity;
 	}
-}
-
-function microTime(ms: number): string {
-	return new Date(ms).toISOString().replace('Z', '000Z');
 }

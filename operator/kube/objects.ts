@@ -93,3 +93,8 @@ export interface Preconditions {
 export function preconditionsOf(object: Stored<KubeObject>): Preconditions {
 	return { uid: object.metadata.uid, resourceVersion: object.metadata.resourceVersion };
 }
+
+/** As Leases and Events carry it. */
+export function microTime(ms: number): string {
+	return new Date(ms).toISOString().replace('Z', '000Z');
+}
