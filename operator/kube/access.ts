@@ -61,18 +61,19 @@ export class Access {
 	/** For one request. Files are read afresh, so that what is replaced is used. */
 	async credentials(): Promise<Credentials> {
 		const options: RequestOptions = {};
+		const headers: Record<string, string> = {};
 		try {
 			await this.#config.applyToHTTPSOptions(options);
+			for (const [name, value] of Object.entries(options.headers ?? {})) headers[name] = String(value).trim();
+			if (this.#tokenFile !== null) headers.Authorization = `Bearer ${await this.#readToken(this.#tokenFile)}`;
 		} catch (error) {
 			throw new DistroError('unavailable', `No credentials for the API server: ${(error as Error).message}`, {
 				cause: error,
 			});
 		}
-		const headers: Record<string, string> = {};
-		for (const [name, value] of Object.entries(options.headers ?? {})) headers[name] = String(value).trim();
-		if (typeof options.auth === 'string')
+		if (typeof options.auth === 'string') {
 			headers.Authorization = `Basic ${Buffer.from(options.auth).toString('base64')}`;
-		if (this.#tokenFile !== null) headers.Authorization = `Bearer ${await this.#readToken(this.#tokenFile)}`;
+		}
 		return { agent: this.#agentFor(options), headers };
 	}
 

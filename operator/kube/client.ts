@@ -40,7 +40,8 @@ export interface WriteOptions extends CallOptions {
 }
 
 /** What is sent of an object: what it has to be, and nothing of what others wrote. */
-export type Applied<T extends KubeObject> = KubeObject & Partial<Omit<T, keyof KubeObject>>;
+export type Applied<T extends KubeObject> = KubeObject & Part<Omit<T, keyof KubeObject>>;
+type Part<T> = T extends object ? { readonly [K in keyof T]?: Part<T[K]> } : T;
 
 export interface ObjectList<T extends KubeObject> {
 	readonly items: readonly Stored<T>[];

@@ -103,7 +103,8 @@ export function applied(
 	const kept = [...wanted.keys(), ...others.flatMap(({ fields }) => [...fields])];
 	for (const path of mine) {
 		const below = path + SEPARATOR;
-		if (!kept.some((other) => other === path || other.startsWith(below))) removed(object, path.split(SEPARATOR), wanted);
+		if (!kept.some((other) => other === path || other.startsWith(below)))
+			removed(object, path.split(SEPARATOR), wanted);
 	}
 	managers.set(keyOf(manager), { ...manager, fields: new Set(wanted.keys()) });
 	return { object, managed: writeManaged(managers, fieldsOf(object)) };

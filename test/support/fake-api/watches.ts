@@ -54,7 +54,11 @@ export class FakeWatches {
 		const watch = { selected, matches: selects(selected), response, frozen: false };
 		this.#open.add(watch);
 		for (const event of missed) this.#send(watch, event, 1);
-		const timer = setTimeout(() => response.end(), Number(query.get('timeoutSeconds') ?? 1800) * MS).unref();
+		const end = () => {
+			this.#open.delete(watch);
+			response.end();
+		};
+		const timer = setTimeout(end, Number(query.get('timeoutSeconds') ?? 1800) * MS).unref();
 		request.socket.once('close', () => {
 			clearTimeout(timer);
 			this.#open.delete(watch);
@@ -76,6 +80,7 @@ export class FakeWatches {
 	/** The server ends them, as after their timeout. */
 	end(): void {
 		for (const { response } of this.#open) response.end();
+		this.#open.clear();
 	}
 
 	cut(): void {
