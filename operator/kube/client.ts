@@ -287,7 +287,8 @@ export class KubeClient {
 		const { namespace, name } = ref;
 		assert(resource.namespaced === (namespace !== undefined), `${resource.plural} ${keyOf(ref)}: namespace`);
 		const { query, body, contentType, subresource } = options;
-		const verb = method === 'PATCH' && contentType?.includes('apply') ? 'apply' : method.toLowerCase();
+		const isApply = contentType?.startsWith('application/apply') === true;
+		const verb = isApply ? 'apply' : method === 'POST' ? 'create' : method.toLowerCase();
 		return this.#transport.json({
 			method,
 			path: pathOf(resource, {

@@ -133,14 +133,15 @@ export class EventRecorder {
 			this.#writing = null;
 			if (this.#pending.size === 0 || this.#stop.signal.aborted) return;
 			const waitMs = Math.min(...[...this.#pending].map((told) => this.#leftMs(told)));
-			this.#cancelLater = this.#o.clock.schedule(waitMs, () => this.#write());
+			if (waitMs === 0) this.#write();
+			else this.#cancelLater = this.#o.clock.schedule(waitMs, () => this.#write());
 		});
 	}
 
 	async #writeAll(): Promise<void> {
-		for (const told of [...this.#pending]) {
-			if (this.#stop.signal.aborted) return;
-			if (this.#leftMs(told) > 0) continue;
+		while (!this.#stop.signal.aborted) {
+			const told = [...this.#pending].find((pending) => this.#leftMs(pending) === 0);
+			if (told === undefined) return;
 			this.#pending.delete(told);
 			told.triedMs = this.#o.clock.monotonicMs();
 			try {

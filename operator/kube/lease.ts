@@ -18,10 +18,10 @@ import { wait } from './wait.ts';
 export const LEASE_MS = 15_000;
 export const RENEW_MS = 10_000;
 export const RETRY_MS = 2_000;
-/** Others' tries come a little later than the holder's renewals, and not all at once. */
+/** Of those that wait: their tries don't come all at once. */
 const JITTER = 0.2;
-/** So that one lost answer leaves time for another try. */
-const REQUEST_MS = 4_000;
+/** So that one lost answer leaves time for two more tries. */
+const REQUEST_MS = 3_000;
 const MS = 1_000;
 const UINT32 = 0x1_0000_0000;
 
@@ -91,7 +91,7 @@ export class LeaderElection {
 				onLost(this.#isOthers() ? `${this.#holder} holds it` : `not renewed for ${RENEW_MS / MS} s`);
 				return;
 			}
-			const share = held ? 0 : JITTER * (random.bytes(4).readUInt32LE(0) / UINT32);
+			const share = this.#renewedMs !== null ? 0 : JITTER * (random.bytes(4).readUInt32LE(0) / UINT32);
 			await wait(clock, Math.min(RETRY_MS * (1 + share), this.#leftMs()), signal);
 		}
 	}
