@@ -151,14 +151,19 @@ test('applying what is not there needs the right to create as well', async () =>
 	await expect(client.apply(CONFIG_MAPS, configMap('x'))).rejects.toMatchObject({ kind: 'denied' });
 });
 
-test('no answer: the deadline ends it, and the next request takes a new connection', async () => {
-	const { api, client, clock } = await fakeKube();
+test('no answer: the deadline ends it, and connections that were idle meanwhile are not trusted either', async () => {
+	const { access, api, client, clock } = await fakeKube();
+	await Promise.all([client.get(PODS, REF), client.get(PODS, REF)]);
+	const { agent } = await access.credentials();
+	const idle = () => Object.values(agent.freeSockets).flatMap((sockets) => sockets ?? []).length;
+	await until(() => idle() === 2);
 	api.fail({}, { do: 'hang' });
 	const hanging = expect(client.get(PODS, REF, { timeoutMs: 5_000 })).rejects.toMatchObject({ kind: 'timeout' });
-	await until(() => api.requests.length === 1);
+	await until(() => api.requests.length === 3);
 	clock.advance(4_999);
 	clock.advance(1);
 	await hanging;
+	await until(() => idle() === 0);
 	expect(await client.get(PODS, REF)).toBeNull();
 });
 
@@ -217,12 +222,9 @@ test('the service account’s token: read again after a minute, and at once when
 	await client.get(PODS, REF);
 
 	await writeFile(tokenFile, 'two');
-	await client.get(PODS, REF);
-	api.tokens.add('two');
+	expect((await access.credentials()).headers).toEqual({ Authorization: 'Bearer one' });
 	clock.advance(61_000);
-	await client.get(PODS, REF);
-	api.tokens.delete('one');
-	await client.get(PODS, REF);
+	expect((await access.credentials()).headers).toEqual({ Authorization: 'Bearer two' });
 
 	await writeFile(tokenFile, 'three');
 	api.tokens.clear();

@@ -10,7 +10,7 @@ import { LEASES } from './resources.ts';
 
 const LEASE = { namespace: 'distro', name: 'distro-operator' };
 
-function candidate({ api, clock }: FakeKube, identity: string) {
+function candidate({ api, clock }: FakeKube, identity: string, seed = identity) {
 	const access = Access.fromText(api.kubeconfig(), clock);
 	const told: string[] = [];
 	const failures: DistroError[] = [];
@@ -19,7 +19,7 @@ function candidate({ api, clock }: FakeKube, identity: string) {
 		lease: LEASE,
 		identity,
 		clock,
-		random: seededRandom(identity),
+		random: seededRandom(seed),
 		onElected: () => told.push('elected'),
 		onLost: (why) => told.push(`lost: ${why}`),
 		onFailure: (error) => failures.push(error),
@@ -69,6 +69,50 @@ test('a holder that went without a word is followed after 15 s on the own clock'
 	await pass(3 * RETRY_MS, { clock, stepMs: 500, api });
 	expect(told).toEqual(['elected']);
 	expect((await client.get(LEASES, LEASE))?.spec).toMatchObject({ holderIdentity: 'two', leaseTransitions: 5 });
+});
+
+test('two that see at the same moment that it is free: one has it', async () => {
+	const kube = await fakeKube();
+	const { api, clock } = kube;
+	const spec = { holderIdentity: 'gone' };
+	api.put(LEASES, { apiVersion: 'coordination.k8s.io/v1', kind: 'Lease', metadata: { ...LEASE }, spec });
+	const both = ['one', 'two'].map((identity) => candidate(kube, identity, 'same'));
+	for (const { election } of both) election.start();
+	await until(() => both.every(({ election }) => election.holder === 'gone'));
+	// Both have read before either writes.
+	let go = () => {};
+	const until15s = new Promise<void>((resolve) => {
+		go = resolve;
+	});
+	api.trouble = ({ verb }) => (verb === 'patch' ? { do: 'hold', until: until15s } : null);
+	const patches = () => api.requests.filter(({ verb }) => verb === 'patch').length;
+	await until(() => patches() === 2, { clock, stepMs: 200, api });
+	api.trouble = () => null;
+	go();
+	await pass(RETRY_MS, { clock, stepMs: 200, api });
+	expect(both.map(({ told }) => told.length).sort()).toEqual([0, 1]);
+	expect(both.filter(({ election }) => election.leading).length).toBe(1);
+});
+
+test('a renewal counts from when it was sent, not from when its answer came', async () => {
+	const kube = await fakeKube();
+	const { api, clock } = kube;
+	const { election } = candidate(kube, 'one');
+	let go = () => {};
+	const answered = new Promise<void>((resolve) => {
+		go = resolve;
+	});
+	api.fail({ verb: 'create' }, { do: 'hold', until: answered, after: true });
+	election.start();
+	await until(() => api.writes.length === 1);
+	clock.advance(2_900);
+	go();
+	await until(() => election.leading);
+	api.trouble = () => ({ do: 'cut' });
+	await pass(RENEW_MS - 2_900 - 1, { clock, stepMs: 100, api });
+	expect(election.leading).toBe(true);
+	await pass(1, { clock, stepMs: 1, api });
+	expect(election.leading).toBe(false);
 });
 
 test('given back at a stop, the next one has it within its next try', async () => {

@@ -49,6 +49,7 @@ test('listeners hear of differences only, and a late delete of a former object r
 	store.replace([pod('x', 1)]);
 	store.set(pod('x', 2, { uid: 'new' }));
 	store.remove(pod('x', 3));
+	expect(store.size).toBe(1);
 	store.remove(pod('x', 3, { uid: 'new' }));
 	store.remove(pod('x', 3, { uid: 'new' }));
 	end();

@@ -117,8 +117,8 @@ test('failures wait longer and longer, each key for itself; a success forgets th
 	await fail('y');
 	clock.advance(RETRY_BASE_MS);
 	expect(begun.at(-1)).toBe('y');
-	await end('x');
-	work.add('x');
+	await end('x', 1_000);
+	clock.advance(1_000);
 	await fail('x');
 	expect(failures.at(-1)).toEqual({ key: 'x', kind: 'unavailable', failures: 1 });
 });

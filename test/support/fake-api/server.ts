@@ -35,6 +35,8 @@ export type Fault =
 	| { readonly do: 'answer'; readonly status: number; readonly reason?: string; readonly retryAfterSeconds?: number }
 	/** No answer ever comes. */
 	| { readonly do: 'hang' }
+	/** It goes on, or its answer is sent, only then. */
+	| { readonly do: 'hold'; readonly until: Promise<void> }
 	/** The connection is cut. */
 	| { readonly do: 'cut' };
 
@@ -212,12 +214,17 @@ export class FakeApi {
 			if (DISCOVERY in call) return answer(response, 200, call[DISCOVERY]);
 			this.requests.push(call);
 			const trouble = this.trouble(call);
-			if (trouble !== null && trouble.after !== true) return this.#make(trouble, response);
+			if (trouble !== null && trouble.after !== true) {
+				if (trouble.do !== 'hold') return this.#make(trouble, response);
+				await this.#held(trouble.until);
+			}
 			this.#authorize(call.verb, call);
 			if (call.verb === 'watch') return this.watches.open(request, response, selected(call));
 			const { status, body, cut } = this.#do(call);
+			const late = trouble?.after === true ? trouble : null;
+			if (late?.do === 'hold') await this.#held(late.until);
 			if (cut) response.destroy();
-			else if (trouble !== null) this.#make(trouble, response);
+			else if (late !== null && late.do !== 'hold') this.#make(late, response);
 			else answer(response, status, body);
 		} catch (error) {
 			if (!(error instanceof ApiFailure)) throw error;
@@ -227,7 +234,13 @@ export class FakeApi {
 		}
 	}
 
-	#make(fault: Fault, response: ServerResponse): void {
+	async #held(until: Promise<void>): Promise<void> {
+		this.#busy--;
+		await until;
+		this.#busy++;
+	}
+
+	#make(fault: Exclude<Fault, { readonly do: 'hold' }>, response: ServerResponse): void {
 		if (fault.do === 'hang') this.#hanging.add(response);
 		else if (fault.do === 'cut') response.destroy();
 		else {
