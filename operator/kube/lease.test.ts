@@ -25,15 +25,15 @@ function candidate({ api, clock }: FakeKube, identity: string, seed = identity) 
 		onFailure: (error) => failures.push(error),
 	});
 	onTestFinished(async () => {
-		const stopped = election.stop();
+		let stopped = false;
+		const stop = election.stop().finally(() => {
+			stopped = true;
+		});
 		// Requests that hang end by their deadline only.
-		await until(() => isDone, { clock, stepMs: 1_000 });
-		await stopped;
+		await until(() => stopped, { clock, stepMs: 1_000 });
+		await stop;
 		access.close();
 	});
-	let isDone = false;
-	const stop = election.stop.bind(election);
-	election.stop = () => stop().finally(() => (isDone = true));
 	return { election, told, failures };
 }
 

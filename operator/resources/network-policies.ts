@@ -4,27 +4,10 @@
  * Orchestrators may reach anything when the metadata are in Supabase, whose addresses nobody can name.
  */
 
-import type { V1LabelSelector, V1NetworkPolicyPort, V1ObjectMeta } from '@kubernetes/client-node';
+import type { V1NetworkPolicy, V1NetworkPolicyPort } from '@kubernetes/client-node';
+import type { Model } from '../kube/objects.ts';
 import type { DistroCluster } from '../types.ts';
 import { ENROL_PORT, GRPC_PORT, HTTP_PORT, namesOf, owned, selectorOf } from './names.ts';
-
-interface Peer {
-	readonly podSelector?: V1LabelSelector;
-	readonly namespaceSelector?: V1LabelSelector;
-}
-
-/** As the API has it: the package's own type says `_from`. */
-export interface NetworkPolicy {
-	readonly apiVersion: 'networking.k8s.io/v1';
-	readonly kind: 'NetworkPolicy';
-	readonly metadata: V1ObjectMeta;
-	readonly spec: {
-		readonly podSelector: V1LabelSelector;
-		readonly policyTypes: readonly ('Ingress' | 'Egress')[];
-		readonly ingress: readonly { readonly from?: readonly Peer[]; readonly ports?: readonly V1NetworkPolicyPort[] }[];
-		readonly egress: readonly { readonly to?: readonly Peer[]; readonly ports?: readonly V1NetworkPolicyPort[] }[];
-	};
-}
 
 const tcp = (port: number): V1NetworkPolicyPort => ({ protocol: 'TCP', port });
 const DNS: V1NetworkPolicyPort[] = [
@@ -32,7 +15,7 @@ const DNS: V1NetworkPolicyPort[] = [
 	{ protocol: 'TCP', port: 53 },
 ];
 
-export function networkPolicies(cluster: DistroCluster, operator: { namespace: string }): NetworkPolicy[] {
+export function networkPolicies(cluster: DistroCluster, operator: { namespace: string }): Model<V1NetworkPolicy>[] {
 	if (!cluster.spec.networkPolicy.enabled) return [];
 	const names = namesOf(cluster);
 	const orchestrators = { matchLabels: selectorOf(cluster, 'orchestrator') };

@@ -11,6 +11,7 @@ import type {
 	V1Service,
 	V2HorizontalPodAutoscaler,
 } from '@kubernetes/client-node';
+import type { Model } from '../kube/objects.ts';
 import type { DistroCluster } from '../types.ts';
 import { CLUSTER_ID_LABEL, ENROL_PORT, GRPC_PORT, HTTP_PORT, labelsOf, namesOf, owned, selectorOf } from './names.ts';
 import {
@@ -37,7 +38,7 @@ export interface OrchestratorInputs {
 	readonly replicas: number | null;
 }
 
-export function orchestratorDeployment(cluster: DistroCluster, inputs: OrchestratorInputs): V1Deployment {
+export function orchestratorDeployment(cluster: DistroCluster, inputs: OrchestratorInputs): Model<V1Deployment> {
 	const names = namesOf(cluster);
 	const { orchestrator, metadata, image, redundancy } = cluster.spec;
 	const selector = selectorOf(cluster, 'orchestrator');
@@ -171,7 +172,7 @@ export function orchestratorDeployment(cluster: DistroCluster, inputs: Orchestra
 }
 
 /** Of SQLite's metadata. It has no owner: it outlives the resource, as the workers' claims do. */
-export function metadataClaim(cluster: DistroCluster, clusterId: string): V1PersistentVolumeClaim | null {
+export function metadataClaim(cluster: DistroCluster, clusterId: string): Model<V1PersistentVolumeClaim> | null {
 	const { metadata } = cluster.spec;
 	if (metadata.type !== 'SQLite') return null;
 	return {
@@ -191,7 +192,7 @@ export function metadataClaim(cluster: DistroCluster, clusterId: string): V1Pers
 }
 
 /** What people use. */
-export function httpService(cluster: DistroCluster): V1Service {
+export function httpService(cluster: DistroCluster): Model<V1Service> {
 	const { service } = cluster.spec.orchestrator;
 	return {
 		apiVersion: 'v1',
@@ -206,7 +207,7 @@ export function httpService(cluster: DistroCluster): V1Service {
 }
 
 /** What workers use: each orchestrator, also one that is not ready, since it gets ready by hearing workers. */
-export function orchestratorService(cluster: DistroCluster): V1Service {
+export function orchestratorService(cluster: DistroCluster): Model<V1Service> {
 	return {
 		apiVersion: 'v1',
 		kind: 'Service',
@@ -224,7 +225,7 @@ export function orchestratorService(cluster: DistroCluster): V1Service {
 	};
 }
 
-export function httpIngress(cluster: DistroCluster): V1Ingress | null {
+export function httpIngress(cluster: DistroCluster): Model<V1Ingress> | null {
 	const { ingress } = cluster.spec.orchestrator;
 	if (ingress === undefined) return null;
 	const { http } = namesOf(cluster);
@@ -256,7 +257,7 @@ export function httpIngress(cluster: DistroCluster): V1Ingress | null {
 }
 
 /** None for a single one: it would only hold up the drain of its node. */
-export function orchestratorBudget(cluster: DistroCluster): V1PodDisruptionBudget | null {
+export function orchestratorBudget(cluster: DistroCluster): Model<V1PodDisruptionBudget> | null {
 	const least = cluster.spec.autoscaling?.minReplicas ?? cluster.spec.orchestrator.replicas;
 	if (least < 2) return null;
 	return {
@@ -271,7 +272,7 @@ export function orchestratorBudget(cluster: DistroCluster): V1PodDisruptionBudge
 	};
 }
 
-export function orchestratorAutoscaler(cluster: DistroCluster): V2HorizontalPodAutoscaler | null {
+export function orchestratorAutoscaler(cluster: DistroCluster): Model<V2HorizontalPodAutoscaler> | null {
 	const { autoscaling } = cluster.spec;
 	if (autoscaling === undefined || cluster.spec.powerState === 'Hibernated') return null;
 	const { orchestrator } = namesOf(cluster);

@@ -6,6 +6,7 @@
  */
 
 import type { V1PodDisruptionBudget, V1Service, V1StatefulSet } from '@kubernetes/client-node';
+import type { Model } from '../kube/objects.ts';
 import type { DistroCluster } from '../types.ts';
 import { CLUSTER_ID_LABEL, ENROL_PORT, GRPC_PORT, HTTP_PORT, namesOf, owned, selectorOf, ZONE_LABEL } from './names.ts';
 import {
@@ -36,7 +37,7 @@ export interface WorkerInputs {
 	readonly orchestratorHosts: readonly string[];
 }
 
-export function workerSet(cluster: DistroCluster, inputs: WorkerInputs): V1StatefulSet {
+export function workerSet(cluster: DistroCluster, inputs: WorkerInputs): Model<V1StatefulSet> {
 	const names = namesOf(cluster);
 	const { worker, image } = cluster.spec;
 	const selector = selectorOf(cluster, 'worker');
@@ -171,7 +172,7 @@ export function audienceOf(clusterId: string): string {
 }
 
 /** Not-ready pods as well: repair and drain must reach a worker that is not ready. */
-export function workerService(cluster: DistroCluster): V1Service {
+export function workerService(cluster: DistroCluster): Model<V1Service> {
 	return {
 		apiVersion: 'v1',
 		kind: 'Service',
@@ -195,11 +196,11 @@ export function workerService(cluster: DistroCluster): V1Service {
 export function workerBudgets(
 	cluster: DistroCluster,
 	{ zones, open }: { zones: readonly string[]; open: Readonly<Record<string, number>> },
-): V1PodDisruptionBudget[] {
+): Model<V1PodDisruptionBudget>[] {
 	if (cluster.spec.worker.disruptionBudget === 'Disabled') return [];
 	const { worker } = namesOf(cluster);
 	const matchLabels = selectorOf(cluster, 'worker');
-	const budget = (name: string, maxUnavailable: number, selector: object): V1PodDisruptionBudget => ({
+	const budget = (name: string, maxUnavailable: number, selector: object): Model<V1PodDisruptionBudget> => ({
 		apiVersion: 'policy/v1',
 		kind: 'PodDisruptionBudget',
 		metadata: owned(cluster, name, 'worker'),
