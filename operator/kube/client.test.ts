@@ -1,7 +1,8 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { testAuthority } from '../../test/support/authority.ts';
 import { until } from '../../test/support/fake-api/pace.ts';
 import { fakeKube } from '../../test/support/fake-api/setup.ts';
 import { Access } from './access.ts';
@@ -236,6 +237,26 @@ test('the service account’s token: read again after a minute, and at once when
 	await rm(tokenFile);
 	await expect(client.get(PODS, REF)).rejects.toMatchObject({ kind: 'unavailable' });
 	expect(access.namespace).toBe('default');
+});
+
+test('TLS: only a server that the CA’s file vouches for, and that file may be replaced', async () => {
+	const [first, second] = await Promise.all([testAuthority(), testAuthority()]);
+	onTestFinished(() => [first, second].forEach((authority) => void authority.remove()));
+	const [served, other] = [await first.issue('orchestrator', 'api'), await second.issue('orchestrator', 'api')];
+	const { api, clock } = await fakeKube({ tlsFolder: served });
+	const caFile = join(first.folder, 'trusted.crt');
+	await copyFile(join(served, 'ca.crt'), caFile);
+	const access = Access.fromText(api.kubeconfig({ caFile }), clock);
+	onTestFinished(() => access.close());
+	const client = new KubeClient({ access, clock });
+	expect(await client.get(PODS, REF)).toBeNull();
+
+	await api.down();
+	for (const name of ['tls.crt', 'tls.key']) await copyFile(join(other, name), join(served, name));
+	await api.up();
+	await expect(client.get(PODS, REF)).rejects.toMatchObject({ kind: 'unavailable' });
+	await copyFile(join(other, 'ca.crt'), caFile);
+	expect(await client.get(PODS, REF)).toBeNull();
 });
 
 test('a kubeconfig without a current cluster is refused with a sentence', () => {

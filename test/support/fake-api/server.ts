@@ -1,13 +1,16 @@
 /**
  * A Kubernetes API server in this process, for tests: real HTTP on a free port, objects in memory (objects.ts), and faults
- * on demand. What it does not have: validation by schema, other controllers than the garbage collector, aggregation, TLS.
+ * on demand. What it does not have: validation by schema, other controllers than the garbage collector, aggregation.
  *
  * For crash tests every accepted write is counted. `onWrite` hears of each before its answer is sent, and may have the
  * connection cut instead: what a process sees that was killed just after its write.
  */
 
+import { readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { RESOURCES, type Resource } from '../../../operator/kube/resources.ts';
 import type { Json, JsonObject } from './fields.ts';
 import { ApiFailure, FakeObjects, metadataOf, type ObjectsOptions, type Place } from './objects.ts';
@@ -54,6 +57,8 @@ export interface FakeApiOptions extends ObjectsOptions {
 		readonly namespace?: string;
 		readonly name?: string;
 	}) => boolean;
+	/** Speaks TLS with this folder's tls.crt and tls.key, as they are when it comes up. */
+	readonly tlsFolder?: string;
 	/** Without it dependents stay until `collectGarbage`. Default true. */
 	readonly garbageCollector?: boolean;
 }
@@ -117,7 +122,7 @@ export class FakeApi {
 	}
 
 	get url(): string {
-		return `http://127.0.0.1:${this.#port}`;
+		return `${this.#o.tlsFolder === undefined ? 'http' : 'https'}://127.0.0.1:${this.#port}`;
 	}
 
 	/** Requests that are being answered; those that hang and watches are not counted. */
@@ -125,7 +130,9 @@ export class FakeApi {
 		return this.#busy;
 	}
 
-	kubeconfig(user: { readonly token?: string; readonly tokenFile?: string } = {}): string {
+	kubeconfig(user: { readonly token?: string; readonly tokenFile?: string; readonly caFile?: string } = {}): string {
+		const trust =
+			user.caFile === undefined ? { 'insecure-skip-tls-verify': true } : { 'certificate-authority': user.caFile };
 		const credentials =
 			user.tokenFile === undefined
 				? { token: user.token }
@@ -133,7 +140,7 @@ export class FakeApi {
 		return JSON.stringify({
 			apiVersion: 'v1',
 			kind: 'Config',
-			clusters: [{ name: 'fake', cluster: { server: this.url, 'insecure-skip-tls-verify': true } }],
+			clusters: [{ name: 'fake', cluster: { server: this.url, ...trust } }],
 			users: [{ name: 'operator', user: credentials }],
 			contexts: [{ name: 'fake', context: { cluster: 'fake', user: 'operator', namespace: 'default' } }],
 			'current-context': 'fake',
@@ -142,7 +149,13 @@ export class FakeApi {
 
 	/** After `down`: the same port, the same objects. */
 	async up(): Promise<void> {
-		const server = createServer((request, response) => void this.#serve(request, response));
+		const { tlsFolder } = this.#o;
+		const serve = (request: IncomingMessage, response: ServerResponse) => void this.#serve(request, response);
+		const read = (name: string) => readFileSync(join(tlsFolder ?? '', name));
+		const server =
+			tlsFolder === undefined
+				? createServer(serve)
+				: createTlsServer({ cert: read('tls.crt'), key: read('tls.key') }, serve);
 		// As real ones: longer than any pause of a test.
 		server.keepAliveTimeout = 60_000;
 		await new Promise<void>((resolve, reject) => {
