@@ -5,6 +5,8 @@ import { expect, test } from 'vitest';
 import { type JsonObject, textOf } from '../../test/support/fake-api/fields.ts';
 import { FakeObjects, metadataOf, type Place } from '../../test/support/fake-api/objects.ts';
 import { labelSelector } from '../../test/support/fake-api/selectors.ts';
+import { fakeKube } from '../../test/support/fake-api/setup.ts';
+import { apiContract } from './api.contract.ts';
 import { CLAIMS, CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES, STATEFUL_SETS } from './resources.ts';
 
 const US = { manager: 'us', force: true };
@@ -244,3 +246,5 @@ test('after any history: what was last applied holds, applying it again is a no-
 		}),
 	);
 });
+
+apiContract('the fake one', async () => (await fakeKube()).client);

@@ -99,7 +99,7 @@ export function applied(
 			other.fields.delete(path);
 		}
 	}
-	const object = merged(live ?? {}, config, [], String(config.kind)) as JsonObject;
+	const object = merged(structuredClone(live ?? {}), config, [], String(config.kind)) as JsonObject;
 	const kept = [...wanted.keys(), ...others.flatMap(({ fields }) => [...fields])];
 	for (const path of mine) {
 		const below = path + SEPARATOR;
