@@ -16,6 +16,7 @@ import type { Clock } from '../../core/ports.ts';
 
 /** As client-go: the kubelet replaces a token when a fifth of its life is left, so a minute late is early enough. */
 const TOKEN_FRESH_MS = 60_000;
+const NOTHING_FOUND = 'http://localhost:8080';
 const KEEP_ALIVE_MS = 30_000;
 /** Of one process to one API server. Watches take one each. */
 const MAX_SOCKETS = 64;
@@ -47,14 +48,24 @@ export class Access {
 
 	/** KUBECONFIG, else ~/.kube/config, else the pod's service account. */
 	static fromDefault(clock: Clock): Access {
-		const config = new KubeConfig();
-		config.loadFromDefault();
-		return new Access(config, clock);
+		return Access.#from((config) => config.loadFromDefault(), clock);
 	}
 
 	static fromText(kubeconfig: string, clock: Clock): Access {
+		return Access.#from((config) => config.loadFromString(kubeconfig), clock);
+	}
+
+	static #from(load: (config: KubeConfig) => void, clock: Clock): Access {
 		const config = new KubeConfig();
-		config.loadFromString(kubeconfig);
+		try {
+			load(config);
+		} catch (error) {
+			throw new DistroError('invalid', `The kubeconfig can't be read: ${(error as Error).message}`, { cause: error });
+		}
+		// What the package makes up when there is nothing.
+		if (config.getCurrentCluster()?.server === NOTHING_FOUND) {
+			throw new DistroError('invalid', 'No Kubernetes: set KUBECONFIG, or run in a pod with a service account.');
+		}
 		return new Access(config, clock);
 	}
 

@@ -1,8 +1,9 @@
 import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { testAuthority } from '../../test/support/authority.ts';
+import { ManualClock } from '../../test/support/clock.ts';
 import { until } from '../../test/support/fake-api/pace.ts';
 import { fakeKube } from '../../test/support/fake-api/setup.ts';
 import { Access } from './access.ts';
@@ -259,9 +260,15 @@ test('TLS: only a server that the CA’s file vouches for, and that file may be 
 	expect(await client.get(PODS, REF)).toBeNull();
 });
 
-test('a kubeconfig without a current cluster is refused with a sentence', () => {
+test('what is wrong with a configuration is said in a sentence', () => {
+	const clock = new ManualClock();
 	const empty = JSON.stringify({ apiVersion: 'v1', kind: 'Config', clusters: [], users: [], contexts: [] });
-	expect(() => Access.fromText(empty, { nowMs: () => 0, monotonicMs: () => 0, schedule: () => () => {} })).toThrow(
-		'no current cluster',
-	);
+	expect(() => Access.fromText(empty, clock)).toThrow('names no current cluster');
+	expect(() => Access.fromText('{', clock)).toThrow("The kubeconfig can't be read");
+	onTestFinished(() => void vi.unstubAllEnvs());
+	vi.stubEnv('KUBECONFIG', '/nowhere/kubeconfig');
+	expect(() => Access.fromDefault(clock)).toThrow("The kubeconfig can't be read: ENOENT");
+	vi.stubEnv('KUBECONFIG', '');
+	vi.stubEnv('HOME', '/nowhere');
+	expect(() => Access.fromDefault(clock)).toThrow('set KUBECONFIG');
 });
