@@ -148,7 +148,7 @@ export class Transport {
 		const begun = this.#clock.schedule(timeoutMs, () => {
 			// Whoever does not answer on this connection does not on the idle ones either.
 			this.#access.dropIdle();
-			destroy(new DistroError('timeout', `${call.doing}: no answer within ${timeoutMs} ms`));
+			destroy(new DistroError('timeout', `${call.doing}: no answer within ${Math.round(timeoutMs)} ms`));
 		});
 		call.signal?.addEventListener('abort', onAbort, { once: true });
 		return {

@@ -89,6 +89,10 @@ export function applied(
 	const managers = readManaged(live);
 	const before = fieldsOf(live ?? {});
 	const wanted = fieldsOf(config);
+	if (live !== null && managers.size === 0) {
+		const nobody: Manager = { name: 'before-first-apply', operation: 'Update' };
+		managers.set(keyOf(nobody), { ...nobody, fields: new Set(before.keys()) });
+	}
 	const mine = managers.get(keyOf(manager))?.fields ?? new Set();
 	const others = [...managers].filter(([key]) => key !== keyOf(manager)).map(([, entry]) => entry);
 	for (const [path, value] of wanted) {
@@ -113,6 +117,8 @@ export function applied(
 /** The owners after an ordinary write: who changes a field has it from then on. */
 export function updated(live: JsonObject | null, object: JsonObject, manager: Manager): ManagedFields[] {
 	const managers = readManaged(live);
+	// Owners are written down from the first apply on only.
+	if (live !== null && managers.size === 0) return [];
 	const before = fieldsOf(live ?? {});
 	const after = fieldsOf(object);
 	const changed = [...after].filter(([path, value]) => before.get(path) !== value).map(([path]) => path);
@@ -162,7 +168,7 @@ function nest(tree: { [path: string]: FieldsV1 }, steps: readonly string[]): voi
 		at[step] ??= {};
 		at = at[step] as { [path: string]: FieldsV1 };
 	}
-	if (/^[kv]:/.test(steps.at(-1) ?? '')) at['.'] = {};
+	if (steps.at(-1)?.startsWith('k:')) at['.'] = {};
 }
 
 function flat(tree: FieldsV1, above: readonly string[]): string[] {
@@ -240,14 +246,23 @@ function merged(live: Json | undefined, config: Json, names: readonly string[], 
 	if (Array.isArray(config) && Array.isArray(live)) {
 		const keys = listKeys(names, kind);
 		if (keys === null) return structuredClone(config);
+		// In the order of what is sent; what only others have keeps its place among the rest.
 		const wanted = new Map(config.map((item) => [itemStep(item, keys), item]));
-		const result = live.map((item) => {
-			const step = itemStep(item, keys);
-			const other = wanted.get(step);
-			wanted.delete(step);
-			return other === undefined ? item : merged(item, other, names, kind);
-		});
-		return [...result, ...structuredClone([...wanted.values()])];
+		const others = live.map((item) => [itemStep(item, keys), item] as const);
+		const there = new Map(others);
+		const result: Json[] = [];
+		for (const [step, item] of wanted) {
+			while (others[0] !== undefined && (!wanted.has(others[0][0]) || isBefore(others[0][0], step))) {
+				const [other, kept] = others.shift() as (typeof others)[number];
+				if (!wanted.has(other)) result.push(kept);
+			}
+			result.push(merged(there.get(step), item, names, kind));
+		}
+		return [...result, ...others.filter(([step]) => !wanted.has(step)).map(([, item]) => item)];
+		function isBefore(one: string, two: string): boolean {
+			const order = [...wanted.keys()];
+			return order.indexOf(one) < order.indexOf(two);
+		}
 	}
 	return structuredClone(config);
 }

@@ -5,7 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Resource } from '../../../operator/kube/resources.ts';
-import { ApplyConflict, applied, type Json, type JsonObject, textOf, updated } from './fields.ts';
+import { ApplyConflict, applied, isObject, type Json, type JsonObject, textOf, updated } from './fields.ts';
 import { jsonPatch, mergePatch, PatchFailure } from './patches.ts';
 
 /** A Status, as the API server answers. */
@@ -54,6 +54,7 @@ const IMMUTABLE: Readonly<Record<string, readonly string[]>> = {
 	deployments: ['selector'],
 	persistentvolumeclaims: ['accessModes', 'storageClassName'],
 };
+const MAPS = new Set(['data', 'stringData', 'labels', 'annotations', 'nodeSelector', 'matchLabels']);
 const FOREGROUND = 'foregroundDeletion';
 const EVENTS_KEPT = 10_000;
 const NAME = /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
@@ -257,12 +258,11 @@ export class FakeObjects {
 		} else {
 			object = { ...changed, ...(live.status === undefined ? {} : { status: live.status }) };
 			if (live.status === undefined) delete object.status;
-			object = this.#o.admit?.(place.resource, object) ?? object;
+			object = this.#admitted(place.resource, object);
 			checkImmutable(place, live, object);
 		}
-		const kept: JsonObject = write.subresource === 'status' ? before : wanted;
 		object.metadata = {
-			...kept,
+			...(write.subresource === 'status' ? before : metadataOf(object)),
 			...picked(before, ['name', 'namespace', 'uid', 'resourceVersion', 'creationTimestamp', 'deletionTimestamp']),
 			...picked(before, ['generation', 'managedFields']),
 		};
@@ -294,9 +294,14 @@ export class FakeObjects {
 		return withManaged(object, updated(live, object, manager) as unknown as Json);
 	}
 
+	#admitted(resource: Resource, object: JsonObject): JsonObject {
+		const admitted = this.#o.admit?.(resource, object) ?? object;
+		return isBuiltIn(resource) ? (withoutEmpty(admitted) as JsonObject) : admitted;
+	}
+
 	/** As a new one begins. */
 	#fresh(place: Place, body: JsonObject): JsonObject {
-		const object = this.#o.admit?.(place.resource, body) ?? body;
+		const object = this.#admitted(place.resource, body);
 		delete object.status;
 		const metadata = metadataOf(object);
 		object.metadata = {
@@ -354,6 +359,22 @@ export class FakeObjects {
 		if (this.#events.length > EVENTS_KEPT) this.#oldest = (this.#events.shift() as ObjectEvent).version;
 		for (const listener of this.#listeners) listener(event);
 	}
+}
+
+/** Whether the server has a Go type for it, and no schema. */
+export function isBuiltIn({ group }: Resource): boolean {
+	return !group.includes('.') || group.endsWith('.k8s.io');
+}
+
+/** As Go's `omitempty` does: lists, and what is a map and no struct. */
+function withoutEmpty(value: Json): Json {
+	if (Array.isArray(value)) return value.map(withoutEmpty);
+	if (!isObject(value)) return value;
+	const kept = Object.entries(value).filter(([name, inner]) => {
+		if (Array.isArray(inner)) return inner.length > 0;
+		return !(MAPS.has(name) && isObject(inner) && Object.keys(inner).length === 0);
+	});
+	return Object.fromEntries(kept.map(([name, inner]) => [name, withoutEmpty(inner)]));
 }
 
 export function metadataOf(object: JsonObject): JsonObject {

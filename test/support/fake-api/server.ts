@@ -13,7 +13,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { RESOURCES, type Resource } from '../../../operator/kube/resources.ts';
 import type { Json, JsonObject } from './fields.ts';
-import { ApiFailure, FakeObjects, metadataOf, type ObjectsOptions, type Place } from './objects.ts';
+import { ApiFailure, FakeObjects, isBuiltIn, metadataOf, type ObjectsOptions, type Place } from './objects.ts';
 import { FakeWatches, type Selected, selects } from './watches.ts';
 
 export type Verb = 'get' | 'list' | 'watch' | 'create' | 'update' | 'patch' | 'delete';
@@ -331,7 +331,7 @@ export class FakeApi {
 		// This one keeps no old state: pages are of one moment or there are none.
 		if (version !== this.objects.version) throw new ApiFailure(410, 'Expired', 'The continue token is too old.');
 		const end = limit > 0 ? start + limit : all.length;
-		const builtIn = !resource.group.includes('.') || resource.group.endsWith('.k8s.io');
+		const builtIn = isBuiltIn(resource);
 		return {
 			apiVersion: resource.group === '' ? resource.version : `${resource.group}/${resource.version}`,
 			kind: `${resource.kind}List`,
