@@ -139,6 +139,8 @@ export function inherited(role: 'orchestrator' | 'worker'): Record<string, strin
 	const orchestratorOnly = [
 		'MASTER_KEY',
 		'MASTER_KEY_FILE',
+		'ADMIN_KEY',
+		'ADMIN_KEY_FILE',
 		'SUPABASE_URL',
 		'SUPABASE_KEY',
 		'SUPABASE_KEY_FILE',

@@ -26,6 +26,7 @@ import { DEFAULT_POLICY, type RedundancyPolicy } from '../core/model/redundancy.
 import type { Random } from '../core/ports.ts';
 import { EnvReader } from '../platform/env.ts';
 import { createFileDurably } from '../platform/files.ts';
+import { givenKeyRow } from './given-key.ts';
 
 export interface OrchestratorConfig {
 	readonly dataDir: string;
@@ -51,6 +52,8 @@ export interface OrchestratorConfig {
 	readonly maxObjectBytes: number;
 	/** `keys`: an API key is needed. `off`: never. `auto`: needed beyond loopback. */
 	readonly auth: 'auto' | 'keys' | 'off';
+	/** An admin key that counts beside those that are kept, asked for anew each time; null: none. */
+	readonly adminKey: (() => string) | null;
 	readonly workerConnections: number;
 	/** A worker that was away for so long is lost: its shards are rebuilt elsewhere. */
 	readonly lostAfterMs: number;
@@ -100,6 +103,8 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 	const dataDir = reader.text('DATA_DIR', './data');
 	const given = reader.secretSource('MASTER_KEY');
 	const supabase = readSupabase(reader);
+	const adminKey = reader.secretSource('ADMIN_KEY');
+	if (adminKey !== null) reader.parse(() => givenKeyRow(adminKey()));
 	const shared = {
 		dataDir,
 		supabase,
@@ -118,6 +123,7 @@ export function readConfig(env: NodeJS.ProcessEnv, random: Random): Orchestrator
 		inlineMaxBytes: reader.size('INLINE_MAX', INLINE_MAX_BYTES, { min: 0, max: INLINE_LIMIT_BYTES }),
 		maxObjectBytes: reader.size('MAX_OBJECT', OBJECT_MAX_BYTES, { min: 1, max: OBJECT_MAX_BYTES }),
 		auth: reader.choice('AUTH', 'auto', ['auto', 'keys', 'off']),
+		adminKey,
 		workerConnections: reader.integer('WORKER_CONNECTIONS', 2, { min: 1, max: 64 }),
 		lostAfterMs: reader.duration('LOST_AFTER', LOST_AFTER_MS, { min: SUSPECT_AFTER_MS, max: MAX_LOST_AFTER_MS }),
 		trashMs: reader.duration('TRASH_PERIOD', TRASH_PERIOD_MS, { min: 0, max: MAX_TRASH_MS }),

@@ -21,6 +21,7 @@ import { METADATA_FILE, readConfig } from './config.ts';
 import { DeletionLog } from './deletions.ts';
 import { EnrolDesk } from './enrol.ts';
 import { Findings } from './findings.ts';
+import { withGivenKey } from './given-key.ts';
 import { createAuthenticator, loopbackAuthenticator } from './http/auth.ts';
 import { createEnrolServer } from './http/enrol.ts';
 import { createHttpServer } from './http/server.ts';
@@ -144,7 +145,8 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 
 	const enrolment = await openEnrolment();
 
-	const apiKeys = await openKeys();
+	const keptKeys = await openKeys();
+	const apiKeys = config.adminKey === null ? keptKeys : withGivenKey(keptKeys, config.adminKey);
 	const loopback = ['127.0.0.1', '::1', 'localhost'].includes(config.httpHost);
 	const needsKeys = config.auth === 'keys' || (config.auth === 'auto' && !loopback);
 	if (needsKeys && (await apiKeys.apiKeys()).length === 0) {
