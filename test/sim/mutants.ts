@@ -103,10 +103,10 @@ const MUTANTS: readonly Mutant[] = [
 		const { placements, roots } = await transfer(`,
 	},
 	{
-		bug: 'a repair of the old encoding is placed in the new one',
+		bug: 'what was missing of the old encoding stays in the repair queue',
 		file: 'orchestrator/store-memory.ts',
-		from: '|| segment?.encodingId !== item.encodingId) {',
-		to: '|| segment === undefined) {',
+		from: 'if (item.objectId === objectId && item.segment === index) data.repairs.delete(at);',
+		to: 'if (item.encodingId === segment.encodingId) data.repairs.delete(at);',
 	},
 	{
 		bug: 'a read does not ask anew where the shards are',
