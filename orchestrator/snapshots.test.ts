@@ -140,7 +140,11 @@ test('as many copies as there are workers that take shards, and fewer where ther
 	c.beat();
 	const job = snapshotJob(deps);
 	await job.step(signal, {} as Lease, true);
-	expect((await viewSnapshots(c.deps))[0]).toMatchObject({ copies: 4 });
+	expect((await viewSnapshots(c.deps))[0]).toMatchObject({ copies: 3 });
+	for (const index of [3, 2]) c.leave(index);
+	c.beat();
+	await job.step(signal, {} as Lease, true);
+	expect((await viewSnapshots(c.deps)).map(({ copies, shards }) => [copies, shards])).toContainEqual([2, 2]);
 });
 
 describe('the job', () => {

@@ -1,7 +1,6 @@
 /**
  * Snapshots: the metadata written as an object of the cluster's own onto its workers, so that they survive the machine
- * that has them. Sealed, placed, repaired and audited like any object, with as many copies as there are workers, up to
- * seven. Restore finds them by their trailers (restore-snapshot.ts); nothing here reads them.
+ * that has them. Sealed, placed, repaired and audited like any object, with a copy on nearly every worker, up to seven. Restore finds them by their trailers (restore-snapshot.ts); nothing here reads them.
  *
  * Page by page: no more than a page of objects is in memory. Objects that are committed or deleted meanwhile may be in it or
  * not; what was committed before it began is.
@@ -73,9 +72,13 @@ export function snapshotJob(deps: SnapshotDeps): ExclusiveJob {
 	};
 }
 
-/** As many workers as take shards, up to what a code can have. */
+/**
+ * As many as there are workers that take shards, up to what a code can have. Of four and more one is left out: a copy must have
+ * somewhere to go when a worker is drained or lost.
+ */
 function copiesNow({ workers }: SnapshotDeps): number {
-	return Math.min(1 + CODEC_MAX_M, workers.policyWorkers().filter(({ state }) => state === 'ready').length);
+	const ready = workers.policyWorkers().filter(({ state }) => state === 'ready').length;
+	return Math.min(1 + CODEC_MAX_M, ready > 3 ? ready - 1 : ready);
 }
 
 export async function writeSnapshot(

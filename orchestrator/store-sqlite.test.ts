@@ -171,6 +171,7 @@ describe('the database file', () => {
 		await store.close();
 		const db = new DatabaseSync(path);
 		db.exec(`${WITHOUT_TRASH}
+			ALTER TABLE objects DROP COLUMN kind;
 			DROP TABLE forgotten_workers; DROP INDEX placements_worker; DROP INDEX intent_shards_worker; DROP INDEX deletions_shard;
 			DROP TABLE move; DROP TABLE jobs; DROP TABLE worker_sets; DROP TABLE spreads; DROP INDEX segments_set;
 			ALTER TABLE segments DROP COLUMN was;

@@ -3,7 +3,7 @@
  * edited, removed or moved breaks the chain. Whoever can write to the metadata can make the whole chain anew: that shows
  * only to people who kept a hash of before.
  *
- * Hashed with SHA-256, which Postgres can compute as well (supabase/migrations, docs/format.md §10):
+ * Hashed with SHA-256, which Postgres can compute as well (supabase/migrations, docs/format.md §12):
  *
  *     "distro deletion v1\0" | hash before (32) | number (u64 LE) | time (u64 LE) | action (u8) | object id (16) | by, sized
  */

@@ -1,5 +1,5 @@
 /**
- * A snapshot of the metadata, as bytes: what an object of the kind `snapshot` contains (docs/format.md §10). Restore reads
+ * A snapshot of the metadata, as bytes: what an object of the kind `snapshot` contains (docs/format.md §13). Restore reads
  * it; the running cluster only writes it.
  *
  *     "distroM1" | zlib stream of: record, record, …, end

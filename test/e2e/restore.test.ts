@@ -32,6 +32,7 @@ const shards = new Map<string, { worker: string; shardId: string }[]>();
 let masterKey = '';
 let dataDir = '';
 let bareDir = '';
+let supabaseDir = '';
 let c: TestCluster | null = null;
 
 const isSharded = ({ size }: Stored) => size > INLINE_MAX;
@@ -130,6 +131,7 @@ async function expectWhole(http: string, objects: readonly Kept[]): Promise<void
 beforeAll(async () => {
 	dataDir = mkdtempSync(join(tmpdir(), 'distro-test-'));
 	bareDir = mkdtempSync(join(tmpdir(), 'distro-test-'));
+	supabaseDir = mkdtempSync(join(tmpdir(), 'distro-test-'));
 	c = await startCluster({ dataDir, workers: WORKERS });
 	const { http } = c;
 	masterKey = readFileSync(join(dataDir, 'orchestrator-1', 'master.key'), 'utf8').trim();
@@ -178,11 +180,12 @@ beforeAll(async () => {
 	for (const file of readdirSync(join(dataDir, 'orchestrator-1'))) {
 		if (file.startsWith('metadata.db')) rmSync(join(dataDir, 'orchestrator-1', file));
 	}
+	cpSync(dataDir, supabaseDir, { recursive: true });
 }, 240_000);
 
 afterAll(async () => {
 	await c?.stop();
-	for (const folder of [dataDir, bareDir]) rmSync(folder, { recursive: true, force: true });
+	for (const folder of [dataDir, bareDir, supabaseDir]) rmSync(folder, { recursive: true, force: true });
 });
 
 describe('from a snapshot', () => {
@@ -217,7 +220,7 @@ describe('from a snapshot', () => {
 		}
 		await expectIntact(http, trashedBefore);
 		const [snapshot] = await snapshots(http);
-		expect(snapshot).toMatchObject({ copies: WORKERS });
+		expect(snapshot).toMatchObject({ copies: WORKERS - 1 });
 		expect((await fetch(`${http}/download/${snapshot?.object_id}`)).status).toBe(404);
 		await expectWhole(http, [...before, ...sharded]);
 		await put(http, random.bytes(100_000));
@@ -256,4 +259,18 @@ describe('from bare disks', () => {
 		await expectWhole(http, sharded);
 		expect(existsSync(join(bareDir, 'ca', 'ca.crt'))).toBe(true);
 	});
+});
+
+test('into PostgreSQL, from a snapshot', async () => {
+	const env = { METADATA: 'supabase' };
+	const sharded = since.filter(isSharded);
+	const { code, output } = await restore(supabaseDir, ['--from', 'snapshot'], env);
+	expect([0, 3], output).toContain(code);
+	c = await startCluster({ dataDir: supabaseDir, workers: WORKERS, env });
+	const { http } = c;
+	await expectIntact(http, [...before, ...sharded, ...trashedSince]);
+	for (const { id } of trashedBefore) expect((await fetch(`${http}/objects/${id}`)).status).toBe(404);
+	expect((await cluster(http)).objects).toBe(figure(output, 'recovered') - trashedBefore.length);
+	await expectWhole(http, [...before, ...sharded]);
+	await c.stop();
 });
