@@ -72,6 +72,13 @@ export async function recounted(store: MetadataStore): Promise<Redundancy> {
 		if (page.next === null) break;
 		after = page.next;
 	}
+	// And so are snapshots, which are nobody's objects.
+	for (let after: string | null = null; ; ) {
+		const page = await store.list({ limit: PAGE, after, kind: 'snapshot' });
+		for (const object of page.objects) await countSets(object);
+		if (page.next === null) break;
+		after = page.next;
+	}
 	return { sets: Object.fromEntries(sets), spreads: Object.fromEntries(spreads) };
 }
 
