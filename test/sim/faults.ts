@@ -304,7 +304,8 @@ export class Faults {
 
 	/** Master keys that the API says may go, and one generation: asked for as people do, or whatever the API says. */
 	async #dropKeys(running: Running): Promise<void> {
-		const { clusterKeys, store, keyring } = running;
+		const { clusterKeys, store, keyring, cluster } = running;
+		if (this.#dice.chance(0.3)) await cluster.askJob('renew-trailers', 'run');
 		const view = await clusterKeys.view();
 		const needless = new Set(view.master_keys.filter(({ may_drop }) => may_drop).map(({ id }) => id));
 		const { master, world } = this.#site;

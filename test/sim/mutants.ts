@@ -239,6 +239,24 @@ const MUTANTS: readonly Mutant[] = [
 		to: "return 'degraded';",
 	},
 	{
+		bug: 'a generation of the cluster key is dropped while a trailer needs it',
+		file: 'orchestrator/store-memory.ts',
+		from: 'if (isNewest || use.objects > 0 || use.shards > 0 || use.leftovers || !haveReported) {',
+		to: 'if (isNewest || use.objects > 0 || !haveReported) {',
+	},
+	{
+		bug: 'an older record of the keys takes the place of a newer one',
+		file: 'worker/keys.ts',
+		from: 'if (kept !== null && kept.revision >= record.revision) {',
+		to: 'if (kept !== null && kept.revision === record.revision) {',
+	},
+	{
+		bug: 'a worker acknowledges the keys before the folder is synced',
+		file: 'worker/store-disk.ts',
+		from: 'await this.#folderAt(this.#dataDir).sync();\n\t}\n\n\tasync stats',
+		to: '}\n\n\tasync stats',
+	},
+	{
 		bug: '(was in the product) a put that comes after its delete is kept',
 		file: 'worker/store-disk.ts',
 		from: 'this.#deleted.refuse(shardId);',

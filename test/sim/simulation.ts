@@ -224,6 +224,7 @@ class Simulation {
 			if (data.workers.has(workerId)) throw new Violation(`a lost worker can not be forgotten: ${failure}`);
 		}
 		await world.advance(30_000);
+		await this.#dropOldGenerations();
 		const left = this.#waiting();
 		if (left !== null) throw new Violation(`settled, and then there was ${left}`);
 		await this.#check();
@@ -237,6 +238,27 @@ class Simulation {
 		await world.advance(30_000);
 		this.#checkIdle();
 		await this.#checkNames();
+	}
+
+	/** With their trailers written anew nothing needs them any more. */
+	async #dropOldGenerations(): Promise<void> {
+		const world = this.#world;
+		const { cluster, clusterKeys } = (this.#site.orchestrators[0] as SimOrchestrator).running as Running;
+		const endMs = world.nowMs + SETTLES_WITHIN_MS;
+		let because = '';
+		const drop = async () => {
+			await cluster.askJob('renew-trailers', 'run');
+			const { generations } = await clusterKeys.view();
+			because = generations.map((one) => `${one.generation}: ${one.because}`).join('; ');
+			for (const { generation, may_drop } of generations) if (may_drop) await clusterKeys.drop(generation);
+		};
+		while ((this.#site.data.cluster?.keys.length ?? 0) > 1) {
+			if (world.nowMs > endMs) throw new Violation(`old generations can not be dropped: ${because}`);
+			drop().catch((error) => world.tell(`a generation was not dropped: ${error.message}`));
+			await world.advance(20_000);
+			await this.#check();
+		}
+		await world.advance(30_000);
 	}
 
 	/** Clients that never got an answer come again, and now get one. */
