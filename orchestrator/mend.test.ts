@@ -178,7 +178,7 @@ describe('lost workers', () => {
 		expect(deletions).toBeLessThanOrEqual(it.outcomes.length);
 	});
 
-	test('a worker that was forgotten just before an upload named it is missed like one that is lost', async () => {
+	test('a worker that was forgotten just before an upload named it: refused, nothing is left, and the next goes elsewhere', async () => {
 		const it = await mending(8, { objects: 3 });
 		await it.cluster.join();
 		const [gone] = it.cluster.workerIds.slice(-1) as [WorkerId];
@@ -190,13 +190,18 @@ describe('lost workers', () => {
 			}
 			return begin(intent);
 		};
-		while (it.cluster.workers.state(gone) !== 'unknown') {
+		const upload = async () => {
 			const bytes = random.bytes(3 * LARGE_CELL_BYTES);
 			it.contents.set(await it.cluster.upload(bytes), bytes);
-		}
-		expect((await holders(it.cluster)).has(gone)).toBe(true);
-		await finish(it, 'repair');
+		};
+		let refusal: DistroError | null = null;
+		while (refusal === null) await upload().catch((error) => (refusal = error));
+		expect(refusal).toMatchObject({ kind: 'unavailable' });
+		expect(it.cluster.workers.state(gone)).toBe('unknown');
+		await upload();
 		expect((await holders(it.cluster)).has(gone)).toBe(false);
+		expect(it.cluster.transport.shardsOf(gone).size).toBe(0);
+		expect(await it.cluster.store.counts()).toMatchObject({ intents: 0, deletions: 0 });
 		expect((await reportOf(it.cluster)).byHealth.healthy).toBe(it.contents.size);
 		await readAll(it);
 	});
