@@ -258,6 +258,7 @@ describe('from bare disks', () => {
 		expect(objects).toBe(figure(output, 'recovered'));
 		await expectWhole(http, sharded);
 		expect(existsSync(join(bareDir, 'ca', 'ca.crt'))).toBe(true);
+		await c.stop();
 	});
 });
 
