@@ -97,7 +97,9 @@ begin
 	end if;
 	delete from distro.deletions where worker_id = id;
 	delete from distro.workers where worker_id = id;
-	insert into distro.forgotten_workers (worker_id, forgotten_at_ms) values (id, (args->>'nowMs')::bigint)
+	-- Orchestrators of the release before don't say when.
+	insert into distro.forgotten_workers (worker_id, forgotten_at_ms)
+		values (id, coalesce((args->>'nowMs')::bigint, (extract(epoch from clock_timestamp()) * 1000)::bigint))
 		on conflict (worker_id) do update set forgotten_at_ms = excluded.forgotten_at_ms;
 	return distro.answer_once(true, (args->>'callId')::uuid);
 end $$;
