@@ -134,10 +134,10 @@ export const RECONCILE_AGE_MS = 24 * 60 * 60_000;
 export const DISK_RESERVE_BYTES = 64 * MiB;
 
 /**
- * Default of the orchestrator’s MEMORY_BUDGET: bytes of objects in flight. Twelve large transfers at 4+2 beside the part
+ * Default of the orchestrator’s MEMORY_BUDGET: bytes of objects in flight. Sixteen large transfers at 4+2 beside the part
  * for repair; the process stays under 256 MiB with it (docs/performance.md).
  */
-export const MEMORY_BUDGET_BYTES = 48 * MiB;
+export const MEMORY_BUDGET_BYTES = 60 * MiB;
 export const MEMORY_BUDGET_MIN_BYTES = 16 * MiB;
 
 /** The metadata are written onto the workers this often (SNAPSHOT_PERIOD): what is inline, and younger, is lost with them. */
