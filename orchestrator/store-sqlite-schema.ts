@@ -340,7 +340,7 @@ const MIGRATIONS: readonly string[] = [
 /** A process that is just stopping may still hold the file for a moment. */
 const LOCK_WAIT_MS = 1_000;
 /** Pages in memory: enough for the inner pages of some million objects. */
-const CACHE_KIB = 16 * 1024;
+const CACHE_KIB = 8 * 1024;
 
 /**
  * Opens, owns and migrates, for an orchestrator. Throws `conflict` when another process has the file, or a move of the
