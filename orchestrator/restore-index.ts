@@ -73,8 +73,12 @@ export class ScanIndex {
 	/** Many at once cost much less than one by one. */
 	together(write: () => void): void {
 		this.#db.exec('BEGIN');
-		write();
-		this.#db.exec('COMMIT');
+		try {
+			write();
+		} finally {
+			// Whatever it threw: there is no rollback without a journal, and the next one must be able to begin.
+			this.#db.exec('COMMIT');
+		}
 	}
 
 	addShard(trailer: Trailer, at: { workerId: WorkerId; writtenAtMs: number }): void {
