@@ -182,6 +182,24 @@ describe('with a snapshot', () => {
 	});
 });
 
+test('run again with a snapshot, or without one, it says what this run knows', async () => {
+	await someObjects();
+	const known = await whole(c.store);
+	const lacking = known.slice(1);
+	const store = new MemoryMetadataStore();
+	const fates = async () => (await whole(store)).filter(({ trash }) => trash !== null).length;
+	const again = async (o: Parameters<typeof restore>[1]) => {
+		const tally = await restore(store, o);
+		expect(await store.counts()).toMatchObject({ intents: 0, deletions: 0 });
+		return [tally.recovered, tally.unconfirmed, tally.notRecovered, await fates()];
+	};
+	expect(await again({})).toEqual([4, 0, 0, 0]);
+	expect(await again({ known: lacking })).toEqual([3, 1, 0, 1]);
+	expect(await again({ known })).toEqual([4, 0, 0, 0]);
+	expect(await again({ known: lacking })).toEqual([3, 1, 0, 1]);
+	expect(await again({})).toEqual([4, 0, 0, 0]);
+});
+
 test('a dry run says the same, and touches nothing', async () => {
 	await someObjects();
 	const before = await whole(c.store);
