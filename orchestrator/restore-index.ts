@@ -183,7 +183,7 @@ export class ScanIndex {
 		return { versionId, shards, recoveries: this.recoveries(versionId) };
 	}
 
-	/** Of a newer version of the record: as if it were not there. */
+	/** One that is damaged: as if it were not there. */
 	recoveries(versionId: VersionId): RecoveryRecord[] {
 		const rows = this.#sql.all<{ record: Uint8Array }>(
 			'SELECT record FROM recoveries WHERE version = ?',

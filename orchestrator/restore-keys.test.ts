@@ -23,10 +23,13 @@ function recordOf(revision: number, o: { master: string; generations: number }):
 	return { clusterId, revision, keys };
 }
 
-function collect(records: readonly KeysRecord[], master: string) {
+function collect(records: readonly (KeysRecord | Buffer)[], master: string) {
 	const workers = records.map((_, at) => ({ workerId: newId<WorkerId>(random), address: String(at) }));
 	const transport = {
-		readKeys: async ({ address }: { address: string }) => encodeKeysRecord(records[Number(address)] as KeysRecord),
+		readKeys: async ({ address }: { address: string }) => {
+			const record = records[Number(address)] as KeysRecord | Buffer;
+			return Buffer.isBuffer(record) ? record : encodeKeysRecord(record);
+		},
 	};
 	return collectKeys({ transport, master: parseMasterKeys(master), clusterId }, workers);
 }
@@ -68,4 +71,9 @@ test('where it has all generations it takes the place of the newest, which nobod
 	const keys = await collect([stale, recordOf(2, { master: NEW, generations: 1 })], OLD);
 	expect(keys.record).toEqual({ ...stale, revision: 3 });
 	expect(opens(keys, 1)).toBe(true);
+});
+
+test('one of a newer release is not passed over for an older one', async () => {
+	await expect(collect([stale, Buffer.from([2])], OLD)).rejects.toMatchObject({ kind: 'unsupported' });
+	expect((await collect([stale, Buffer.from([1])], OLD)).record).toEqual(stale);
 });

@@ -23,7 +23,7 @@ export interface RestoreKeys {
 
 /**
  * Throws `denied` when none opens that has all generations of the newest, and says which master key is needed; `not_found`
- * when no volume has one.
+ * when no volume has one; `unsupported` when a newer release wrote one.
  */
 export async function collectKeys(
 	deps: { transport: Pick<GrpcShardTransport, 'readKeys'>; master: MasterKeyring; clusterId: ClusterId },
@@ -39,6 +39,8 @@ export async function collectKeys(
 			}
 		}),
 	);
+	const unknown = answers.find((answer) => answer instanceof DistroError && answer.kind === 'unsupported');
+	if (unknown !== undefined) throw unknown;
 	const records = answers
 		.flatMap((answer) => (answer instanceof DistroError || answer.clusterId !== clusterId ? [] : answer))
 		.sort((a, b) => b.revision - a.revision);
