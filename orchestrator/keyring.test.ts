@@ -1,12 +1,13 @@
 /** Keys of orchestrators that share their metadata: rotated by one, known to all, and never lost. */
 
-import { beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { type MasterKeyring, parseMasterKeys } from '../core/crypto/keys.ts';
-import type { ErrorKind } from '../core/errors.ts';
+import { DistroError, type ErrorKind } from '../core/errors.ts';
 import { type ClusterId, newId, type VersionId } from '../core/ids.ts';
 import { decodeKeysRecord, encodeKeysRecord } from '../core/model/keys-record.ts';
 import { realClock, seededRandom } from '../test/support/clock.ts';
 import { Keyring } from './keyring.ts';
+import { keysJob } from './keys-job.ts';
 import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
 
 const random = seededRandom('keyring');
@@ -63,6 +64,25 @@ describe('a master key', () => {
 		expect(metadata.cluster).toBe(stored);
 		await open(`c:${C},a:${A}`);
 		await expect(open(`a:${A}`)).rejects.toEqual(failing('denied', /needs master key c .*and a was given/));
+	});
+
+	test('from a changed file is taken when the store can do it again, and what was refused is told once', async () => {
+		const keyring = await open(`a:${A}`);
+		let master = parseMasterKeys(`a:${A}`);
+		const job = keysJob({ keyring, masterNow: () => master });
+		const step = () => job.step(new AbortController().signal);
+		await step();
+		master = parseMasterKeys(`b:${B},a:${A}`);
+		const change = vi.spyOn(store, 'changeClusterKeys');
+		change.mockRejectedValueOnce(new DistroError('unavailable', 'the store is away'));
+		await expect(step()).rejects.toEqual(failing('unavailable', /away/));
+		expect(wrappedBy()).toEqual(['a']);
+		await step();
+		expect(wrappedBy()).toEqual(['b']);
+		master = parseMasterKeys(`c:${C}`);
+		await expect(step()).rejects.toEqual(failing('denied', /master key b/));
+		await step();
+		expect(wrappedBy()).toEqual(['b']);
 	});
 
 	test('once given bare and now by name is the same key: nothing is wrapped anew', async () => {

@@ -4,6 +4,7 @@
  */
 
 import type { MasterKeyring } from '../core/crypto/keys.ts';
+import { asDistroError } from '../core/errors.ts';
 import type { Job } from './jobs.ts';
 import type { Keyring } from './keyring.ts';
 
@@ -18,9 +19,14 @@ export function keysJob(deps: { keyring: Keyring; masterNow?: () => MasterKeyrin
 			await keyring.refresh();
 			const now = masterNow?.();
 			if (now !== undefined && now !== used) {
-				// Once: what was refused is told, and tried again when the file changes again.
+				try {
+					await keyring.useMaster(now);
+				} catch (error) {
+					// Told once, and tried again when the file changes again; what the store could not do now is tried again.
+					if (asDistroError(error).kind === 'denied') used = now;
+					throw error;
+				}
 				used = now;
-				await keyring.useMaster(now);
 			}
 			return REFRESH_MS;
 		},

@@ -73,8 +73,12 @@ export class ScanIndex {
 	/** Many at once cost much less than one by one. */
 	together(write: () => void): void {
 		this.#db.exec('BEGIN');
-		write();
-		this.#db.exec('COMMIT');
+		try {
+			write();
+		} finally {
+			// Whatever it threw: there is no rollback without a journal, and the next one must be able to begin.
+			this.#db.exec('COMMIT');
+		}
 	}
 
 	addShard(trailer: Trailer, at: { workerId: WorkerId; writtenAtMs: number }): void {
@@ -179,7 +183,7 @@ export class ScanIndex {
 		return { versionId, shards, recoveries: this.recoveries(versionId) };
 	}
 
-	/** Of a newer version of the record: as if it were not there. */
+	/** One that is damaged: as if it were not there. */
 	recoveries(versionId: VersionId): RecoveryRecord[] {
 		const rows = this.#sql.all<{ record: Uint8Array }>(
 			'SELECT record FROM recoveries WHERE version = ?',

@@ -1,5 +1,6 @@
 /**
- * The cluster's keys from its volumes: the newest keys record that opens with the master keys that were given. With it data
+ * The cluster's keys from its volumes: the newest keys record, or an older one with the same generations where only that opens with
+ * the master keys that were given. With it data
  * keys open that are in trailers and snapshots.
  */
 
@@ -20,7 +21,10 @@ export interface RestoreKeys {
 	readonly openKey: OpenDataKey;
 }
 
-/** Throws `denied` when none opens, and says which master key is needed; `not_found` when no volume has one. */
+/**
+ * Throws `denied` when none opens that has all generations of the newest, and says which master key is needed; `not_found`
+ * when no volume has one; `unsupported` when a newer release wrote one.
+ */
 export async function collectKeys(
 	deps: { transport: Pick<GrpcShardTransport, 'readKeys'>; master: MasterKeyring; clusterId: ClusterId },
 	workers: readonly WorkerRef[],
@@ -35,6 +39,8 @@ export async function collectKeys(
 			}
 		}),
 	);
+	const unknown = answers.find((answer) => answer instanceof DistroError && answer.kind === 'unsupported');
+	if (unknown !== undefined) throw unknown;
 	const records = answers
 		.flatMap((answer) => (answer instanceof DistroError || answer.clusterId !== clusterId ? [] : answer))
 		.sort((a, b) => b.revision - a.revision);
@@ -49,6 +55,9 @@ export async function collectKeys(
 	for (const record of records) {
 		const opened = openAll(record, master);
 		if (opened === null) continue;
+		// It would be written over the others, and the keys that only they have would be gone for ever.
+		const lost = newest.keys.filter(({ generation }) => !opened.has(generation));
+		if (lost.length > 0) break;
 		// An older one takes the place of those that don't open.
 		const revision = record.revision === newest.revision ? newest.revision : newest.revision + 1;
 		return { record: { ...record, revision }, openKey: openerOf(opened) };
@@ -56,7 +65,7 @@ export async function collectKeys(
 	const needed = [...new Set(newest.keys.map(({ masterKeyId }) => masterKeyId))];
 	throw new DistroError(
 		'denied',
-		`MASTER_KEY does not open the keys of this cluster: they need master key ${needed.join(' and ')}, and ${master.keys.map(({ id }) => id).join(', ')} was given`,
+		`MASTER_KEY does not open the newest keys of this cluster: they need master key ${needed.join(' and ')}, and ${master.keys.map(({ id }) => id).join(', ')} was given`,
 	);
 }
 

@@ -6,15 +6,18 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { decodeTrailer } from '../core/codec/trailer.ts';
 import { parseMasterKeys } from '../core/crypto/keys.ts';
-import type { WorkerId } from '../core/ids.ts';
+import type { ShardId, WorkerId } from '../core/ids.ts';
 import { encodeKeysRecord } from '../core/model/keys-record.ts';
 import type { OpenDataKey } from '../core/model/recover.ts';
+import type { WorkerRef } from '../core/ports.ts';
 import { seededRandom } from '../test/support/clock.ts';
 import { type MemoryCluster, memoryCluster } from '../test/support/memory-cluster.ts';
+import { newerShard } from '../test/support/newer.ts';
 import { ScanIndex } from './restore-index.ts';
 import { collectKeys } from './restore-keys.ts';
 import { markRestore, refuseHalfRestored } from './restore-mark.ts';
 import { restoreObjects, type Told } from './restore-run.ts';
+import { type BadShard, scanWorkers } from './restore-scan.ts';
 import type { MetadataStore, WholeObject } from './store.ts';
 import { MemoryMetadata, MemoryMetadataStore } from './store-memory.ts';
 
@@ -180,6 +183,52 @@ describe('with a snapshot', () => {
 		expect(await restore(store, { known: [gone] })).toMatchObject({ recovered: 0, notRecovered: 1 });
 		expect(told).toMatchObject([{ fate: 'not recovered', object_id: gone.object.objectId }]);
 	});
+});
+
+test('shards of a newer release end it before anything is written; what is damaged is told', async () => {
+	await c.upload(random.bytes(70_000));
+	const index = new ScanIndex(join(folder, 'index.db'));
+	const workerId = c.workerIds[0] as WorkerId;
+	const [first] = c.transport.shardsOf(workerId);
+	if (first === undefined) throw new Error('no shard');
+	const [shardId, { trailer }] = first;
+	const scan = (bytes: Buffer) => {
+		const bad: BadShard[] = [];
+		const { clock } = c.deps;
+		const transport = {
+			list: async (_worker: WorkerRef, { after }: { after: ShardId | null }) => ({
+				nowMs: clock.nowMs(),
+				shards: after === null ? [{ shardId, writtenAtMs: 0 }] : [],
+			}),
+			trailers: async () => [bytes],
+		};
+		const { clusterId } = c.deps;
+		const deps = { clusterId, index, transport, clock, onShards: () => {}, onBad: (one: BadShard) => bad.push(one) };
+		return scanWorkers(deps as never, [{ workerId, address: '' }]).then(() => bad.length);
+	};
+	const newer = newerShard(trailer);
+	expect(await scan(trailer)).toBe(0);
+	expect(await scan(trailer.subarray(0, -1))).toBe(1);
+	await expect(scan(newer)).rejects.toMatchObject({ kind: 'unsupported' });
+	index.close();
+});
+
+test('run again with a snapshot, or without one, it says what this run knows', async () => {
+	await someObjects();
+	const known = await whole(c.store);
+	const lacking = known.slice(1);
+	const store = new MemoryMetadataStore();
+	const fates = async () => (await whole(store)).filter(({ trash }) => trash !== null).length;
+	const again = async (o: Parameters<typeof restore>[1]) => {
+		const tally = await restore(store, o);
+		expect(await store.counts()).toMatchObject({ intents: 0, deletions: 0 });
+		return [tally.recovered, tally.unconfirmed, tally.notRecovered, await fates()];
+	};
+	expect(await again({})).toEqual([4, 0, 0, 0]);
+	expect(await again({ known: lacking })).toEqual([3, 1, 0, 1]);
+	expect(await again({ known })).toEqual([4, 0, 0, 0]);
+	expect(await again({ known: lacking })).toEqual([3, 1, 0, 1]);
+	expect(await again({})).toEqual([4, 0, 0, 0]);
 });
 
 test('a dry run says the same, and touches nothing', async () => {

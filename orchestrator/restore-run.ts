@@ -21,6 +21,7 @@ import {
 	recoverVersion,
 } from '../core/model/recover.ts';
 import { quorum } from '../core/model/redundancy.ts';
+import type { Segment } from '../core/model/segment.ts';
 import type { SnapshotObject } from '../core/model/snapshot.ts';
 import { type ReadDeps, readObject } from './download.ts';
 import type { ScanIndex } from './restore-index.ts';
@@ -209,19 +210,16 @@ class Run {
 		}
 		if (target === null) return;
 		const segments = trees.map(({ segment }) => segment);
-		const { uploadId, objectId } = object;
+		const { objectId } = object;
 		const nowMs = clock.nowMs();
-		if (segments.length > 0) {
-			const shards = segments.flatMap(({ placements }) => placements);
-			await target.begin({ uploadId, objectId, shards, expiresAtMs: NEVER_MS }).catch((thrown) => {
-				// Committed by the run before.
-				if (asDistroError(thrown).kind !== 'exists') throw thrown;
-			});
-		}
-		await target.commit({ object, segments, abandoned: [], idempotency: null, nowMs });
+		const wasThere = await writeObject(target, { object, segments, nowMs });
 		// There it is served to nobody, and undelete accepts it.
 		const trash = o.fate === 'unconfirmed' ? { deletedAtMs: nowMs, purgeAtMs: nowMs + trashMs } : o.trash;
-		if (trash === null) return;
+		if (trash === null) {
+			// The run before may have gone by a snapshot, and doubted it.
+			if (wasThere) await target.undeleteObject(objectId, { nowMs, by: '' });
+			return;
+		}
 		await target.deleteObject(objectId, { nowMs: trash.deletedAtMs, purgeAtMs: trash.purgeAtMs, by: '' });
 	}
 
@@ -281,6 +279,32 @@ class Run {
 	#progress(): void {
 		this.#deps.onProgress(++this.#done);
 	}
+}
+
+/** Answers whether a run before this one had written it. Throws `exists` when another version is there. */
+async function writeObject(
+	target: MetadataStore,
+	o: { object: ObjectRow; segments: readonly Segment[]; nowMs: number },
+): Promise<boolean> {
+	const { object, segments, nowMs } = o;
+	const { uploadId, objectId, versionId } = object;
+	let wasThere = false;
+	if (segments.length > 0) {
+		const shards = segments.flatMap(({ placements }) => placements);
+		await target.begin({ uploadId, objectId, shards, expiresAtMs: NEVER_MS }).catch((thrown) => {
+			if (asDistroError(thrown).kind !== 'exists') throw thrown;
+			wasThere = true;
+		});
+	}
+	await target.commit({ object, segments, abandoned: [], idempotency: null, nowMs }).catch(async (thrown) => {
+		if (asDistroError(thrown).kind !== 'exists') throw thrown;
+		await target.abort(uploadId, nowMs);
+		// That one went by another snapshot, or none, which knows another upload of it.
+		const there = (await target.object(objectId)) ?? (await target.trashed(objectId))?.object;
+		if (there?.versionId !== versionId) throw thrown;
+		wasThere = true;
+	});
+	return wasThere;
 }
 
 /** Each lane takes the next one when it has ended one; the first failure ends all. */

@@ -8,6 +8,7 @@ import { rootOf } from '../core/crypto/digest.ts';
 import { asDistroError, DistroError } from '../core/errors.ts';
 import type { ClusterId, ShardId, WorkerId } from '../core/ids.ts';
 import { SHARD_LIST_MAX, TRAILERS_MAX } from '../core/limits.ts';
+import { decodeRecovery } from '../core/model/recovery.ts';
 import type { Clock, ShardList, WorkerRef } from '../core/ports.ts';
 import type { GrpcShardTransport } from '../platform/shard-transport.ts';
 import type { ScanIndex } from './restore-index.ts';
@@ -32,7 +33,10 @@ export interface ScanDeps {
 	readonly onBad: (bad: BadShard) => void;
 }
 
-/** Throws what the first worker failed with: half of a worker's list would be taken for losses. */
+/**
+ * Throws what the first worker failed with: half of a worker's list would be taken for losses. `unsupported` for a shard of a
+ * newer release: to this one it would be as good as lost, and the restored metadata would not know it.
+ */
 export async function scanWorkers(deps: ScanDeps, workers: readonly WorkerRef[]): Promise<void> {
 	await Promise.all(workers.map((worker) => scanWorker(deps, worker)));
 }
@@ -69,13 +73,25 @@ function checked(answer: Buffer | string, of: { shardId: ShardId; clusterId: Clu
 	if (typeof answer === 'string') return `its trailer can't be read: ${answer}`;
 	try {
 		const trailer = decodeTrailer(answer);
+		checkRecovery(trailer.recovery);
 		const { shardId, clusterId } = trailer.description;
 		if (clusterId !== of.clusterId) return `it is of another cluster: ${clusterId}`;
 		if (shardId !== of.shardId) return `its trailer is that of ${shardId}`;
 		if (!rootOf(trailer.leaves).equals(trailer.root)) return 'its leaves do not belong to its root';
 		return trailer;
+	} catch (thrown) {
+		const error = asDistroError(thrown);
+		if (error.kind === 'unsupported') throw error;
+		return error.message;
+	}
+}
+
+/** Throws `unsupported`. What is only damaged does no harm: other trailers of the object have the same. */
+function checkRecovery(bytes: Buffer): void {
+	try {
+		decodeRecovery(bytes);
 	} catch (error) {
-		return asDistroError(error).message;
+		if (asDistroError(error).kind === 'unsupported') throw error;
 	}
 }
 

@@ -110,14 +110,20 @@ export async function readSnapshot(
 		flush();
 		decoder.finish();
 	};
-	const reading = readAll(deps, { object, into: bytes, signal }).then(
+	const stop = new AbortController();
+	const reading = readAll(deps, { object, into: bytes, signal: AbortSignal.any([signal, stop.signal]) }).then(
 		() => bytes.end(),
 		(error) => bytes.destroy(error),
 	);
-	await pipeline(bytes, withoutMagic, createInflate(), decode, { signal }).catch((error) => {
+	try {
+		await pipeline(bytes, withoutMagic, createInflate(), decode, { signal });
+	} catch (error) {
 		throw asDistroError(error);
-	});
-	await reading;
+	} finally {
+		// Of one that is not right nobody takes the rest: the memory that it is read with is for the next.
+		stop.abort();
+		await reading;
+	}
 	if (cluster === null) throw new DistroError('corrupt', 'a snapshot says of no cluster');
 	return { cluster, workers, apiKeys, objects };
 }

@@ -19,6 +19,10 @@ import type { MetadataStore, WorkerSighting } from './store.ts';
 import { openSqliteStore } from './store-sqlite.ts';
 import type { WorkerRegistry } from './workers.ts';
 
+const LEFT_MAX = 1_000;
+/** So long their shards stay on the workers. */
+const LEFT_MS = 7 * 24 * 60 * 60_000;
+
 export interface RestoreTarget {
 	readonly store: MetadataStore;
 	/** Keys of the cluster, workers, API keys; and the mark. Throws `conflict` when another cluster is there. */
@@ -53,8 +57,8 @@ export async function openTarget(config: OrchestratorConfig, say: (line: string)
 
 async function stateOf(store: MetadataStore): Promise<'in use' | 'half' | 'empty'> {
 	if (await isHalfRestored(store)) return 'half';
-	const { objects, intents } = await store.counts();
-	return objects + intents > 0 ? 'in use' : 'empty';
+	const { objects, trashObjects, intents } = await store.counts();
+	return objects + trashObjects + intents > 0 ? 'in use' : 'empty';
 }
 
 async function openSupabase({ supabase }: OrchestratorConfig): Promise<MetadataStore> {
@@ -164,8 +168,11 @@ class Target implements RestoreTarget {
 		}
 	}
 
-	end(): Promise<void> {
-		return markRestore(this.store, 'done', systemClock.nowMs());
+	async end(): Promise<void> {
+		const nowMs = systemClock.nowMs();
+		// Of objects that a run before was killed at, and that are not recovered now: a few, which would be kept for ever.
+		for (const { uploadId } of await this.store.intents(LEFT_MAX)) await this.store.renew(uploadId, nowMs + LEFT_MS);
+		await markRestore(this.store, 'done', nowMs);
 	}
 
 	close(): Promise<void> {

@@ -248,7 +248,10 @@ async function newestWhole(
 			say(`The snapshot of ${when} has ${rest.objects.toLocaleString('en')} objects`);
 			return rest;
 		} catch (thrown) {
-			say(`The snapshot of ${when} is not whole: ${asDistroError(thrown).message}`);
+			const { kind, message } = asDistroError(thrown);
+			// Not damaged: an older one in its place would take away what was known since.
+			if (kind === 'unsupported' || signal.aborted) throw thrown;
+			say(`The snapshot of ${when} is not whole: ${message}`);
 			index.forgetKnown();
 		}
 	}

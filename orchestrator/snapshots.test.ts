@@ -135,6 +135,35 @@ test('one that fails half-way leaves nothing that is taken for a snapshot', asyn
 	expect((await c.store.list({ limit: 1, after: null, kind: 'snapshot' })).objects).toEqual([]);
 });
 
+test('one that is not right is given up at once, and the one before is read', async () => {
+	await c.upload(random.bytes(70_000));
+	c.beat();
+	await writeSnapshot(deps, { copies: 3, signal });
+	const [good] = await all();
+	if (good === undefined) throw new Error('no object');
+	c.later(HOUR_MS);
+	c.beat();
+	// The same object twice, and then more than pipes between reading and decoding hold.
+	const inline = Array.from({ length: 3_000 }, () => random.bytes(4_096));
+	const many = inline.map((bytes) => ({ ...good, segments: [], object: { ...good.object, inline: bytes } }));
+	const wrong = new Proxy(c.store, {
+		get: (target, name) => {
+			if (name === 'wholeObjects') return async () => ({ objects: many, next: null });
+			const value: unknown = Reflect.get(target, name);
+			return typeof value === 'function' ? value.bind(target) : value;
+		},
+	});
+	await writeSnapshot({ ...deps, store: wrong }, { copies: 3, signal });
+	scan();
+	const openKey = await keys();
+	const [newest, before] = findSnapshots(index, openKey).map(({ versionId }) => versionId);
+	if (newest === undefined || before === undefined) throw new Error('no two snapshots were found');
+	await expect(readSnapshot({ ...c.deps, index, openKey }, newest, signal)).rejects.toThrow('UNIQUE');
+	expect(c.deps.pool.usedBytes).toBe(0);
+	index.forgetKnown();
+	expect(await readSnapshot({ ...c.deps, index, openKey }, before, signal)).toMatchObject({ objects: 1 });
+});
+
 test('as many copies as there are workers that take shards, and fewer where there is no room', async () => {
 	c.leave(4);
 	c.beat();

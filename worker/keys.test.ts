@@ -53,6 +53,34 @@ test('only a newer revision of this cluster takes its place', async () => {
 	expect(decodeKeysRecord(await keys.read())).toEqual(newer);
 });
 
+test('keys that began anew don’t take the place of those that the data needs, whatever their revision', async () => {
+	const key = (generation: number, createdAtMs: number) => ({
+		generation,
+		createdAtMs,
+		masterKeyId: 'a',
+		wrapped: random.bytes(64),
+	});
+	const record = recordOf(3, { keys: [key(1, 10), key(2, 20)] });
+	await keys.write(encodeKeysRecord(record));
+	// Metadata that were lost and not restored; an old copy of them, and what was rotated since.
+	for (const others of [[key(1, 99)], [key(1, 99), key(2, 100), key(3, 101)], [key(1, 10)], [key(1, 10), key(2, 50)]]) {
+		const written = keys.write(encodeKeysRecord(recordOf(9, { keys: others })));
+		await expect(written).rejects.toEqual(failing('conflict'));
+	}
+	expect(decodeKeysRecord(await keys.read())).toEqual(record);
+	// Wrapped by another master key, rotated, and the oldest dropped.
+	for (const [revision, present] of [
+		[4, [key(1, 10), key(2, 20)]],
+		[5, [key(1, 10), key(2, 20), key(3, 30)]],
+		[6, [key(2, 20), key(3, 30)]],
+		// A worker that was forgotten, and comes back after more of it.
+		[60, [key(7, 70)]],
+	] as const) {
+		await keys.write(encodeKeysRecord(recordOf(revision, { keys: present })));
+	}
+	expect(decodeKeysRecord(await keys.read()).revision).toBe(60);
+});
+
 test('several writes at once: the newest stays, whatever order they came in', async () => {
 	const records = [4, 2, 9, 1, 7].map((revision) => recordOf(revision));
 	await Promise.allSettled(records.map((record) => keys.write(encodeKeysRecord(record))));

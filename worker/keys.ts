@@ -47,7 +47,7 @@ export class VolumeKeys {
 
 	/**
 	 * Durable when it resolves. Throws `denied` for a record of another cluster, `conflict` for one that is older than what is
-	 * there, or another one of the same revision.
+	 * there, another one of the same revision, or one that does not come from it.
 	 */
 	write(bytes: Buffer): Promise<void> {
 		const done = this.#writing.then(() => this.#write(bytes));
@@ -78,6 +78,13 @@ export class VolumeKeys {
 				`this volume has revision ${kept.revision} of the keys, and was given ${record.revision === kept.revision ? 'another' : 'the older'} revision ${record.revision}`,
 			);
 		}
+		// Of metadata that began anew, or of an old copy: whatever its revision is by now, here may be the last keys of the data.
+		if (kept !== null && !comesFrom(kept, record)) {
+			throw new DistroError(
+				'conflict',
+				`this volume has other keys than those that it was given, of the same generations or newer ones, and keeps them: its data may need them. Were the metadata lost, and not restored?`,
+			);
+		}
 		await this.#store.saveRecord('keys', Buffer.from(formatKeysFile(record)));
 	}
 
@@ -85,4 +92,16 @@ export class VolumeKeys {
 		const file = await this.#store.loadRecord('keys');
 		return file === null ? null : parseKeysFile(file.toString('utf8'));
 	}
+}
+
+/**
+ * Master keys change and old generations go, but a generation stays the key that it is, which the time tells at which it was
+ * made, and the newest is dropped only after a newer one.
+ */
+function comesFrom(kept: KeysRecord, record: KeysRecord): boolean {
+	const times = new Map(record.keys.map(({ generation, createdAtMs }) => [generation, createdAtMs]));
+	const areSame = kept.keys.every(
+		({ generation, createdAtMs }) => (times.get(generation) ?? createdAtMs) === createdAtMs,
+	);
+	return areSame && (record.keys.at(-1)?.generation ?? 0) >= (kept.keys.at(-1)?.generation ?? 0);
 }
