@@ -151,7 +151,7 @@ export function trashJob(deps: {
 				told = head.entries;
 				tellAtMs = clock.monotonicMs() + TELL_HEAD_MS;
 			}
-			return count === PURGE_BATCH ? 0 : PURGE_EVERY_MS;
+			return count > 0 ? 0 : PURGE_EVERY_MS;
 		},
 	};
 }

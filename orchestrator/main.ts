@@ -317,10 +317,10 @@ await runProcess('orchestrator', async (lifecycle: Lifecycle) => {
 			periodMs: config.reconcilePeriodMs,
 			limit: config.reconcileLimit,
 			onQueued: (count) => metrics.unknownShards.inc(count),
-			onStopped: ({ worker, why, shards, unknown }) =>
+			onStopped: ({ worker, why, shards, unknown, queued }) =>
 				log.warn(
-					{ worker, shards, unknown },
-					`reconcile removed nothing from this worker: ${why} (docs/operations.md says what to do)`,
+					{ worker, shards, unknown, queued },
+					`reconcile removed ${queued === 0 ? 'nothing' : 'no more'} from this worker: ${why} (docs/operations.md says what to do)`,
 				),
 			onSetAside: (workerId, error) =>
 				log.info({ worker: workers.name(workerId), err: error }, 'reconcile comes back to this worker later'),

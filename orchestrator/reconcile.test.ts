@@ -239,7 +239,8 @@ describe('it stops', () => {
 		const state = await it.run();
 		expect(await queued(it)).toEqual([orphan]);
 		const shards = transport.shardsOf(bad).size;
-		const stuck = { worker: 'worker-1', worker_id: bad, shards, unknown: most + 1, why: 'too many shards are unknown' };
+		const why = 'too many shards are unknown';
+		const stuck = { worker: 'worker-1', worker_id: bad, shards, unknown: most + 1, queued: 0, why };
 		expect(state.stuck).toEqual([stuck]);
 		expect(it.stopped).toEqual([stuck]);
 		const jobs = new JobControl({ store: it.cluster.store, clock: it.cluster.deps.clock });
@@ -439,5 +440,22 @@ describe('a worker that was forgotten and is back with what it had', () => {
 		const state = await it.run();
 		expect(await queued(it)).toEqual(old.sort());
 		expect(state.stuck).toMatchObject([{ worker_id: back, unknown: later.length }]);
+	});
+
+	test('however much it is, it does not make room for the removal of what came later', async () => {
+		const it = await scene({ workers: 1 });
+		const { store, workers, workerIds } = it.cluster;
+		const [back] = workerIds as [WorkerId];
+		const row = workers.rows()[0]?.row;
+		if (row === undefined) throw new Error('no worker');
+		await store.forgetWorker(back, Date.now() - RECONCILE_AGE_MS - 1_000);
+		await store.saveWorker(row);
+		const old = Array.from({ length: 200 }, () => plant(it, back, OLD_MS));
+		const known = await new Fixtures('back').store(store, [back], { segments: 10, n: 1, k: 1 });
+		for (const { shardId } of known.shards) plant(it, back, RECONCILE_AGE_MS + 500, shardId);
+		// 2 of 12, and not of 212.
+		for (let i = 0; i < 2; i++) plant(it, back, RECONCILE_AGE_MS + 500);
+		expect(await it.run()).toMatchObject({ stuck: [{ worker_id: back, unknown: 2, shards: 212, queued: 0 }] });
+		expect(await queued(it)).toEqual(old.sort());
 	});
 });

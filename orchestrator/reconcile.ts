@@ -42,13 +42,15 @@ export interface ReconcileDeps extends RangeDeps {
 	readonly onSetAside: (workerId: WorkerId, error: unknown) => void;
 }
 
-/** Nothing that is unknown was removed from it. */
+/** Nothing that is unknown was queued of it, unless more of it came between the two passes. */
 export interface StoppedWorker {
 	readonly worker: string;
 	readonly worker_id: WorkerId;
 	readonly why: 'the metadata knows no shard of it' | 'too many shards are unknown';
 	readonly shards: number;
 	readonly unknown: number;
+	/** Of the unknown, how many were queued before it was too much: fewer than the limit. */
+	readonly queued: number;
 }
 
 interface Turn {
@@ -250,7 +252,8 @@ class Reconciler {
 			missing_shards: this.state.missing_shards + missing.length,
 		};
 		if (range.end !== null) return;
-		const most = limit === 0 ? 0 : Math.max(1, Math.floor(counted.shards * limit));
+		// Of those that are somebody's: a heap of abandoned ones must not vouch for the removal of others.
+		const most = limit === 0 ? 0 : Math.max(1, Math.floor((counted.shards - counted.abandoned) * limit));
 		const why =
 			counted.unknown === 0
 				? null
@@ -289,8 +292,8 @@ class Reconciler {
 		else this.state = { ...this.state, turn: { ...turn, after: range.end, queued } };
 	}
 
-	#stop({ worker_id, shards, unknown }: Turn, why: StoppedWorker['why']): void {
-		const stopped = { worker: this.#deps.workers.name(worker_id), worker_id, why, shards, unknown };
+	#stop({ worker_id, shards, unknown, queued }: Turn, why: StoppedWorker['why']): void {
+		const stopped = { worker: this.#deps.workers.name(worker_id), worker_id, why, shards, unknown, queued };
 		this.#goes(worker_id);
 		this.state = { ...this.state, stuck: [...this.state.stuck, stopped] };
 		this.#deps.onStopped(stopped);

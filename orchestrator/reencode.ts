@@ -52,11 +52,10 @@ export async function reencodeSegment(
 ): Promise<void> {
 	const { store, workers, clock, random, transport } = deps;
 	const { objectId, versionId, segment: from } = stored;
-	const object = await store.object(objectId);
+	const live = await store.object(objectId);
+	const object = live ?? (await store.trashed(objectId))?.object ?? null;
 	if (object === null || object.versionId !== versionId) throw segmentGone();
-	// Snapshots have the copies that they are meant to have.
-	if (object.kind !== 'user') throw new DistroError('canceled', 'the policy is not for objects of this kind');
-	const { targets, shape, because } = choose(deps, { stored, object });
+	const { targets, shape, because } = choose(deps, { stored, object, isInTrash: live === null });
 	const encodingId = newId<EncodingId>(random);
 	await workers.find(from.placements);
 	const uploadId = newId<UploadId>(random);
@@ -105,12 +104,17 @@ export function canPlace(
 /** The code, and who gets which shard. */
 function choose(
 	deps: ReencodeDeps,
-	{ stored: { versionId, segment }, object }: { stored: StoredSegment; object: ObjectRow },
+	{ stored, object, isInTrash }: { stored: StoredSegment; object: ObjectRow; isInTrash: boolean },
 ): { targets: ScatterTarget[]; shape: SegmentShape; because: string } {
+	const { versionId, segment } = stored;
 	const { workers, policy, random } = deps;
 	const now = workers.policyWorkers();
-	const wanted = new Suits(now, policy).wanted(segment, object.sizeBytes);
+	const suits = new Suits(now, policy);
+	const wanted = object.kind === 'user' ? suits.wanted(segment, object.sizeBytes) : suits.wantedCopies(segment);
 	if (wanted === null) throw new DistroError('canceled', 'the code of the segment suits by now');
+	if (isInTrash && wanted.why !== 'unsafe') {
+		throw new DistroError('canceled', 'what is in the trash is not made better, only safe');
+	}
 	const { n, k, because } = wanted.choice;
 	if (!canPlace(wanted.choice, now, policy)) {
 		throw new DistroError('unavailable', `too few workers can take a shard of ${k}+${n - k} now`);

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { DistroError } from '../core/errors.ts';
-import type { ShardId } from '../core/ids.ts';
+import type { ObjectId, ShardId } from '../core/ids.ts';
 import { LARGE_CELL_BYTES, SMALL_CELL_BYTES, TAG_BYTES } from '../core/limits.ts';
 import type { ByteSink } from '../core/ports.ts';
 import { seededRandom } from '../test/support/clock.ts';
@@ -13,6 +13,7 @@ import { deletionsJob } from './jobs.ts';
 import type { ExclusiveJob } from './leases.ts';
 import type { ObjectInfo } from './objects.types.ts';
 import { type ReencodeJobDeps, type ReencodeOutcome, type ReencodeState, reencodeJob } from './reencoding.ts';
+import { writeSnapshot } from './snapshots.ts';
 
 const random = seededRandom('reencoding');
 const SMALL = SMALL_CELL_BYTES - TAG_BYTES;
@@ -157,6 +158,38 @@ test('a draining worker of six: the drain ends', async () => {
 	await finish(it.cluster, jobs.drain);
 	const { sets } = await it.cluster.store.redundancyRows();
 	expect(sets.some(({ workers }) => workers.includes(leaver))).toBe(false);
+	await expectSettled(it);
+});
+
+test('what is in the trash and the cluster’s own snapshots don’t hold up a drain', async () => {
+	const it = await start(6);
+	const [first] = it.contents.keys();
+	const large = [...it.contents.keys()].at(-1) as ObjectInfo;
+	for (const { objectId } of [first as ObjectInfo, large]) {
+		await it.cluster.store.deleteObject(objectId, { nowMs: 0, purgeAtMs: Number.MAX_SAFE_INTEGER, by: '' });
+	}
+	const { deps, metadata } = it.cluster;
+	const snapshot = await writeSnapshot(
+		{
+			...deps,
+			trashMs: 0,
+			periodMs: 0,
+			apiKeys: { apiKeys: async () => [] } as never,
+			inlineMaxBytes: 0,
+			onWritten: () => {},
+		},
+		{ copies: 6, signal: new AbortController().signal },
+	);
+	const leaving = it.cluster.workerIds[0] as (typeof it.cluster.workerIds)[number];
+	await it.cluster.workers.setDuty(leaving, 'draining');
+	const { drain } = mendJobs(it.cluster);
+	for (const job of [drain, it.job(), drain]) await finish(it.cluster, job);
+	expect([...metadata.placed.values()].filter(({ workerId }) => workerId === leaving)).toEqual([]);
+	expect(metadata.objects.get(snapshot.objectId as ObjectId)?.segments).toMatchObject([{ k: 1, n: 5 }]);
+	await it.cluster.store.undeleteObject(large.objectId, { nowMs: 0, by: '' });
+	await it.cluster.store.undeleteObject((first as ObjectInfo).objectId, { nowMs: 0, by: '' });
+	// It is in no report, so it goes before all is counted.
+	await it.cluster.store.deleteObject(snapshot.objectId as ObjectId, { nowMs: 0, purgeAtMs: 0, by: '' });
 	await expectSettled(it);
 });
 

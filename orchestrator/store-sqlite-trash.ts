@@ -19,6 +19,9 @@ import { OBJECT_COLUMNS, type ObjectRecord, toObject } from './store-sqlite-obje
 import { enterSpreadAgain, leaveObjectSpread, leaveSets } from './store-sqlite-sets.ts';
 import { bufferOf, type Sql } from './store-sqlite-sql.ts';
 
+/** Of objects that are purged at once: at least one, and no more once there are so many. */
+const PURGE_SEGMENTS = 1_000;
+
 export function deleteObject(sql: Sql, objectId: ObjectId, options: DeletedBy & { purgeAtMs: number }): boolean {
 	const { nowMs, purgeAtMs, by } = options;
 	const row = sql.get<{ objectNo: number }>(
@@ -67,14 +70,20 @@ export function purgeObject(sql: Sql, objectId: ObjectId, options: DeletedBy): b
 
 export function purgeTrash(sql: Sql, nowMs: number, limit: number, lease?: Lease): number {
 	checkLease(sql, lease);
-	const due = sql.all<{ objectNo: number; objectId: ObjectId }>(
-		`SELECT object_no AS objectNo, object_id AS objectId FROM objects
+	const due = sql.all<{ objectNo: number; objectId: ObjectId; segments: number }>(
+		`SELECT object_no AS objectNo, object_id AS objectId, segments FROM objects
 			WHERE purge_at_ms IS NOT NULL AND purge_at_ms <= ? ORDER BY purge_at_ms, object_id LIMIT ?`,
 		nowMs,
 		limit,
 	);
-	for (const object of due) purge(sql, object, { nowMs, by: '' });
-	return due.length;
+	let purged = 0;
+	// Whoever else wants the database waits meanwhile.
+	for (let segments = 0; purged < due.length && segments < PURGE_SEGMENTS; purged++) {
+		const object = due[purged] as (typeof due)[number];
+		purge(sql, object, { nowMs, by: '' });
+		segments += object.segments;
+	}
+	return purged;
 }
 
 /** Of an object that is on no spread any more. */
@@ -83,7 +92,8 @@ function purge(sql: Sql, object: { objectNo: number; objectId: ObjectId }, { now
 	leaveSets(sql, objectNo);
 	sql.run(
 		`INSERT INTO deletions (worker_id, shard_id, queued_at_ms, for_good)
-			SELECT worker_id, shard_id, ?, 1 FROM placements WHERE object_no = ? ORDER BY segment, shard_index`,
+			SELECT worker_id, shard_id, ?, 1 FROM placements WHERE object_no = ? ORDER BY segment, shard_index
+			ON CONFLICT DO NOTHING`,
 		nowMs,
 		objectNo,
 	);

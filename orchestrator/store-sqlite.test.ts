@@ -68,6 +68,18 @@ describe('the database file', () => {
 		await rm(folder, { recursive: true });
 	});
 
+	test('objects of very many segments are purged one at a time: nobody else gets the database meanwhile', async () => {
+		const store = await openSqliteStore({ path });
+		for (const segments of [1_000, 1, 1]) {
+			const { objectId } = await make.store(store, workers, { segments, n: 1, k: 1 });
+			await store.deleteObject(objectId, { nowMs: NOW_MS, purgeAtMs: NOW_MS + 1_002 - segments, by: '' });
+		}
+		const purged: number[] = [];
+		while (purged.at(-1) !== 0) purged.push(await store.purgeTrash(NOW_MS * 2, 10));
+		await store.close();
+		expect(purged).toEqual([1, 2, 0]);
+	});
+
 	/** A process that writes; `acknowledged` grows by what it prints. */
 	function startWriter(seed: string): {
 		child: ChildProcess;

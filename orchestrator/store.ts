@@ -372,7 +372,10 @@ export interface MetadataStore {
 	undeleteObject(objectId: ObjectId, options: DeletedBy): Promise<boolean>;
 	/** Removes an object that is in the trash before its time. False when it was not there. */
 	purgeObject(objectId: ObjectId, options: DeletedBy): Promise<boolean>;
-	/** Purges up to `limit` objects whose time in the trash is over, the oldest first; returns how many. Their shards are queued for good. */
+	/**
+	 * Purges up to `limit` objects whose time in the trash is over, the oldest first, fewer where they have very many segments;
+	 * returns how many: none only when there is none. Their shards are queued for good.
+	 */
 	purgeTrash(nowMs: number, limit: number, lease?: Lease): Promise<number>;
 	/** null when it is not in the trash. */
 	trashed(objectId: ObjectId): Promise<TrashedObject | null>;

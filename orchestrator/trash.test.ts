@@ -97,7 +97,12 @@ test('the job purges what is due and nothing else, in steps, and tells the last 
 	expect(await store.counts()).toMatchObject({ objects: 1, trashObjects: 60 });
 	cluster.later(DAY_MS);
 	const again = await lease('trash');
-	expect(await job.step(signal, again)).toBe(0);
+	// A batch may be cut short where objects are large: only a step that finds nothing is the last one.
+	for (const count of [50, 5]) {
+		const before = purged;
+		expect(await job.step(signal, again)).toBe(0);
+		expect(purged - before).toBe(count);
+	}
 	expect(await job.step(signal, again)).toBeGreaterThan(0);
 	expect(await store.counts()).toMatchObject({ objects: 1, trashObjects: 5 });
 	expect([purged, job.state?.()]).toEqual([55, { purged_objects: 55 }]);

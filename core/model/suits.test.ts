@@ -212,3 +212,22 @@ test('encoded anew it suits, whatever the cluster is; and a look at its set woul
 	);
 	fc.assert(property, { seed: 12, numRuns: 800 });
 });
+
+test('copies of the cluster’s own are as many as there are workers for, where they break a rule, and then at rest', () => {
+	const found = [
+		{ copies: 6, left: 5 },
+		{ copies: 1, left: 12 },
+		{ copies: 3, left: 6 },
+		{ copies: 2, left: 0 },
+	].map(({ copies, left }) => {
+		const suits = new Suits(
+			workers(12, (at) => (at < left ? {} : { state: 'lost' })),
+			DEFAULT_POLICY,
+		);
+		const wanted = suits.wantedCopies(segmentOf(SIZES.small, { k: 1, n: copies }));
+		if (wanted === null) return null;
+		expect(suits.wantedCopies(segmentOf(SIZES.small, wanted.choice))).toBeNull();
+		return wanted.choice.n;
+	});
+	expect(found).toEqual([5, 7, null, null]);
+});

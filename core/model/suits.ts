@@ -10,7 +10,7 @@
 import { createHash } from 'node:crypto';
 import { plainBytes, shardBytes } from '../codec/layout.ts';
 import { DistroError } from '../errors.ts';
-import { CODEC_MAX_K } from '../limits.ts';
+import { CODEC_MAX_K, CODEC_MAX_M } from '../limits.ts';
 import {
 	chooseRedundancy,
 	isLargeObject,
@@ -128,6 +128,20 @@ export class Suits {
 		if (this.#policy.fixed !== undefined) return { choice: chosen, why: 'fixed' };
 		const why = better(segment, ideal) === null ? null : better(segment, chosen);
 		return why === null ? null : { choice: chosen, why };
+	}
+
+	/**
+	 * Of a segment of the cluster's own, which has copies (snapshots): those are not chosen by the policy, but where there are
+	 * fewer workers by now than copies, or one copy is on a cluster that has grown, there must be as many as can be.
+	 */
+	wantedCopies(
+		segment: SegmentShape,
+	): { choice: { k: 1; n: number; m: number; because: string }; why: 'unsafe' } | null {
+		if (!this.breaksRules(segment)) return null;
+		const there = this.#workers.filter(({ state }) => state === 'ready').length;
+		const n = Math.min(1 + CODEC_MAX_M, there);
+		if (n === 0 || isSame(segment, { k: 1, n })) return null;
+		return { choice: { k: 1, n, m: n - 1, because: `${n} copies: as many as there are workers for` }, why: 'unsafe' };
 	}
 
 	#choices(segment: Segment, sizeBytes: number | null) {
