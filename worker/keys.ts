@@ -2,7 +2,8 @@
  * The cluster's wrapped keys on this volume (keys.json, docs/format.md): orchestrators write them, heartbeats tell which are
  * there, and whoever restores the cluster reads them. The worker can open none of them.
  *
- * The file is read for every beat: what is told of it is what the volume has, whatever became of it meanwhile.
+ * The file is read for every beat: what is told of it is what the volume has, whatever became of it meanwhile, and would have
+ * after a power cut: old keys go because of it.
  */
 
 import { DistroError } from '../core/errors.ts';
@@ -22,20 +23,23 @@ export class VolumeKeys {
 	readonly #clusterId: ClusterId;
 	/** One write at a time: each looks at what the one before left. */
 	#writing: Promise<unknown> = Promise.resolve();
+	#underWay = 0;
+	/** Of the record that this process made durable; null: none yet. */
+	#durable: Buffer | null = null;
 
 	constructor(deps: { store: Pick<ShardStore, 'loadRecord' | 'saveRecord'>; clusterId: ClusterId }) {
 		this.#store = deps.store;
 		this.#clusterId = deps.clusterId;
 	}
 
-	/** Of what is there; empty for nothing that could be read. */
+	/** Of what is there and durable; empty for nothing that could be read. While it is written: of what was durable before. */
 	async digest(): Promise<Buffer> {
-		try {
+		const none = Buffer.alloc(0);
+		if (this.#underWay > 0) return this.#durable ?? none;
+		return this.#inTurn(async () => {
 			const kept = await this.#kept();
-			return kept === null ? Buffer.alloc(0) : keysDigest(kept);
-		} catch {
-			return Buffer.alloc(0);
-		}
+			return kept === null ? none : this.#keepDurably(kept);
+		}).catch(() => none);
 	}
 
 	/** The record's bytes. Throws `not_found`, `corrupt`, `unsupported`, `unavailable`. */
@@ -50,9 +54,26 @@ export class VolumeKeys {
 	 * there, another one of the same revision, or one that does not come from it.
 	 */
 	write(bytes: Buffer): Promise<void> {
-		const done = this.#writing.then(() => this.#write(bytes));
+		return this.#inTurn(() => this.#write(bytes));
+	}
+
+	#inTurn<T>(step: () => Promise<T>): Promise<T> {
+		this.#underWay++;
+		const done = this.#writing.then(step).finally(() => {
+			this.#underWay--;
+		});
 		this.#writing = done.catch(() => {});
 		return done;
+	}
+
+	/** Whatever can be read may have been left by a write that ended before it was durable, of this process or of one before. */
+	async #keepDurably(record: KeysRecord): Promise<Buffer> {
+		const digest = keysDigest(record);
+		if (this.#durable?.equals(digest)) return digest;
+		this.#durable = null;
+		await this.#store.saveRecord('keys', Buffer.from(formatKeysFile(record)));
+		this.#durable = digest;
+		return digest;
 	}
 
 	async #write(bytes: Buffer): Promise<void> {
@@ -72,7 +93,10 @@ export class VolumeKeys {
 			);
 		}
 		if (kept !== null && kept.revision >= record.revision) {
-			if (keysDigest(kept).equals(keysDigest(record))) return;
+			if (keysDigest(kept).equals(keysDigest(record))) {
+				await this.#keepDurably(kept);
+				return;
+			}
 			throw new DistroError(
 				'conflict',
 				`this volume has revision ${kept.revision} of the keys, and was given ${record.revision === kept.revision ? 'another' : 'the older'} revision ${record.revision}`,
@@ -85,7 +109,7 @@ export class VolumeKeys {
 				`this volume has other keys than those that it was given, of the same generations or newer ones, and keeps them: its data may need them. Were the metadata lost, and not restored?`,
 			);
 		}
-		await this.#store.saveRecord('keys', Buffer.from(formatKeysFile(record)));
+		await this.#keepDurably(record);
 	}
 
 	async #kept(): Promise<KeysRecord | null> {
