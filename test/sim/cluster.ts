@@ -8,6 +8,7 @@ import { type ClusterId, newId, type WorkerId } from '../../core/ids.ts';
 import { LARGE_CELL_BYTES } from '../../core/limits.ts';
 import { DEFAULT_POLICY, type RedundancyPolicy } from '../../core/model/redundancy.ts';
 import type { Random } from '../../core/ports.ts';
+import type { ApiKeyStore } from '../../orchestrator/api-keys.ts';
 import { auditJob } from '../../orchestrator/audit.ts';
 import { shardDrawer } from '../../orchestrator/audit-draw.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
@@ -25,6 +26,7 @@ import { reconcileJob } from '../../orchestrator/reconcile.ts';
 import { LookAgain, reencodeJob } from '../../orchestrator/reencoding.ts';
 import { rewrapJob } from '../../orchestrator/rewrap.ts';
 import { ScrubDesk } from '../../orchestrator/scrub.ts';
+import { snapshotJob } from '../../orchestrator/snapshots.ts';
 import type { MetadataStore } from '../../orchestrator/store.ts';
 import { openStoreClock, SYNC_EVERY_MS } from '../../orchestrator/store-clock.ts';
 import { MemoryMetadata, MemoryMetadataStore } from '../../orchestrator/store-memory.ts';
@@ -54,9 +56,12 @@ const SCRUB_BYTES_PER_SECOND = 20 * MiB;
 const AUDITS_PER_HOUR = 60;
 const RECONCILE_AGE_MS = 3_000;
 const RECONCILE_PERIOD_MS = 60_000;
+const SNAPSHOT_PERIOD_MS = 120_000;
 const ANSWER_TIMEOUT_MS = 10_000;
 /** RFC 8410, up to the key itself. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
+
+const NO_API_KEYS = { apiKeys: async () => [] } as unknown as ApiKeyStore;
 
 /** What all processes of one cluster share. */
 export class Site {
@@ -217,6 +222,15 @@ export class SimOrchestrator {
 			renewTrailersJob({ ...mendDeps, newest: () => keyring.newest }),
 			rewrapJob({ store, keyring, clock, onFailed: () => {} }),
 			watch.job,
+			snapshotJob({
+				...deps,
+				inlineMaxBytes: 0,
+				trashMs: TRASH_MS,
+				pool: mendPool,
+				apiKeys: NO_API_KEYS,
+				periodMs: SNAPSHOT_PERIOD_MS,
+				onWritten: () => {},
+			}),
 			reconcileJob({
 				store,
 				workers: registry,

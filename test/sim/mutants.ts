@@ -24,6 +24,18 @@ interface Mutant {
 
 const MUTANTS: readonly Mutant[] = [
 	{
+		bug: 'a snapshot is stored without the last of its objects',
+		file: 'orchestrator/snapshots.ts',
+		from: 'for (const { object, trash, segments } of page.objects) {',
+		to: 'for (const { object, trash, segments } of page.objects.slice(0, -1)) {',
+	},
+	{
+		bug: 'a snapshot ends before all of it was written',
+		file: 'orchestrator/snapshots.ts',
+		from: 'yield encoder.end();',
+		to: '',
+	},
+	{
 		bug: 'a rebuilt shard is placed on a worker that has another of its segment',
 		file: 'orchestrator/store-memory.ts',
 		from: 'segment.placements.some((other) => other.workerId === placement.workerId && other.shardIndex !== shardIndex)',

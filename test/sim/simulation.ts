@@ -45,6 +45,7 @@ const JOB_NAMES = [
 	'reconcile',
 	'scrub',
 	'rewrap',
+	'snapshot',
 ];
 
 export async function run(options: RunOptions): Promise<RunResult> {
@@ -180,6 +181,7 @@ class Simulation {
 		const up = dice.pick(orchestrators.filter(({ isUp }) => isUp))?.running;
 		if (up === undefined || up === null) return;
 		await this.#truth.checkReports(up, dice);
+		await this.#truth.checkSnapshots(up, dice);
 		const wish = dice.pick(this.clients.stored);
 		if (wish !== undefined) await this.#checkBytes(wish, up);
 	}
@@ -349,7 +351,8 @@ class Simulation {
 			if (draining) return 'shards on draining workers';
 			// What is in the trash stays as it is.
 			const isTrashed = data.objects.get(row.objectId)?.trash !== null;
-			const wanted = isTrashed ? undefined : suits?.wanted(segment, row.sizeBytes)?.choice;
+			const isKept = isTrashed || row.kind !== 'user';
+			const wanted = isKept ? undefined : suits?.wanted(segment, row.sizeBytes)?.choice;
 			if (wanted !== undefined)
 				return `segment ${segment.index} of ${row.objectId} is ${segment.k} of ${n} and not ${wanted.k} of ${wanted.n}`;
 		}
@@ -374,6 +377,7 @@ class Simulation {
 		const { keyring } = (this.#site.orchestrators[0] as SimOrchestrator).running as Running;
 		const names = new Set<string>();
 		for (const { row } of this.#site.data.objects.values()) {
+			if (row.kind !== 'user') continue;
 			const { name } = openManifest(await keyring.dataKey(row.versionId, row), row.manifest);
 			const wish = this.clients.wishes.find((other) => other.name === name);
 			if (name === null || wish === undefined) throw new Violation(`nobody asked for object ${row.objectId}`);

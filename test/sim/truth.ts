@@ -8,6 +8,7 @@
  */
 
 import { createSecretKey } from 'node:crypto';
+import { inflateSync } from 'node:zlib';
 import { codecFor } from '../../core/codec/erasure-codec.ts';
 import {
 	cellAt,
@@ -29,6 +30,7 @@ import { TAG_BYTES } from '../../core/limits.ts';
 import { type KeysRecord, parseKeysFile } from '../../core/model/keys-record.ts';
 import { decodeRecovery, type RecoveryRecord } from '../../core/model/recovery.ts';
 import type { Placement, Segment } from '../../core/model/segment.ts';
+import { SNAPSHOT_MAGIC, SnapshotDecoder } from '../../core/model/snapshot.ts';
 import { Cluster } from '../../orchestrator/cluster.ts';
 import type { Commit, Lease, ObjectRow, Reencoded } from '../../orchestrator/store.ts';
 import type { Running, SimWorker, Site } from './cluster.ts';
@@ -51,6 +53,9 @@ function severity({ placed, k, n }: { placed: number; k: number; n: number }): n
 	return placed === n ? 0 : placed < k ? 3 : placed <= k + 1 ? 2 : 1;
 }
 
+/** One that takes longer may be of an orchestrator that was paused in the middle. */
+const SNAPSHOT_TAKES_MS = 5 * 60_000;
+
 const verdicts = new WeakMap<SimFile, Verdict>();
 
 export class Truth {
@@ -65,6 +70,8 @@ export class Truth {
 	mayBeLeft = 0;
 	/** Those that were to be deleted for good at some time. */
 	readonly #purged = new Set<ShardId>();
+	readonly #snapshots = new Set<ObjectId>();
+	readonly #committedMs = new Map<ObjectId, number>();
 	readonly #site: Site;
 	readonly #workers = new Map<WorkerId, SimWorker>();
 
@@ -218,6 +225,36 @@ export class Truth {
 		}
 	}
 
+	/** A snapshot that counts as one is whole, and has what was committed long before it was. */
+	async checkSnapshots(running: Running, dice: Dice): Promise<void> {
+		const { data } = this.#site;
+		for (const { row } of data.objects.values()) {
+			if (row.kind !== 'snapshot' || this.#snapshots.has(row.objectId)) continue;
+			this.#snapshots.add(row.objectId);
+			const bytes = await this.read(row, running, dice);
+			const decoder = new SnapshotDecoder();
+			const has = new Map<ObjectId, number>();
+			const records = decoder.push(inflateSync(bytes.subarray(SNAPSHOT_MAGIC.length)));
+			for (const record of records) {
+				if (record.is === 'object') has.set(record.object.objectId, 0);
+				if (record.is === 'segment') {
+					const last = [...has.keys()].at(-1) as ObjectId;
+					has.set(last, (has.get(last) ?? 0) + 1);
+				}
+			}
+			decoder.finish();
+			const committedMs = this.#committedMs.get(row.objectId) ?? 0;
+			for (const { row: other, segments } of data.objects.values()) {
+				const otherMs = this.#committedMs.get(other.objectId) ?? committedMs;
+				if (otherMs < committedMs - SNAPSHOT_TAKES_MS && has.get(other.objectId) !== segments.length) {
+					throw new Violation(
+						`the snapshot ${row.objectId} lacks object ${other.objectId}, which was there long before`,
+					);
+				}
+			}
+		}
+	}
+
 	/** After a call of an orchestrator had its effect. */
 	checkCall({ method, args }: StoreCall): void {
 		const { leases, deletions } = this.#site.data;
@@ -225,6 +262,8 @@ export class Truth {
 			for (const { shardId, forGood } of deletions.values()) if (forGood) this.#purged.add(shardId);
 		}
 		if (method === 'commit') {
+			const { objectId } = (args[0] as Commit).object;
+			if (!this.#committedMs.has(objectId)) this.#committedMs.set(objectId, this.#site.world.nowMs);
 			for (const { k, n, placements } of (args[0] as Commit).segments) {
 				const quorum = Math.min(n, k + Math.max(1, Math.ceil((n - k) / 2)));
 				if (placements.length < quorum)
@@ -298,7 +337,7 @@ export class Truth {
 				return isThere && !data.findings.has(shardId) && registry.isReachable(workerId);
 			});
 		for (const { row, segments, trash } of data.objects.values()) {
-			if (trash !== null) continue;
+			if (trash !== null || row.kind !== 'user') continue;
 			const found = segments.map((segment) => ({ ...segment, placed: goodOf(segment).length }));
 			const health = HEALTHS[Math.max(0, ...found.map(severity))] as (typeof HEALTHS)[number];
 			counts.objects++;

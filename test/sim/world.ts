@@ -7,6 +7,9 @@
  */
 
 import { createHash } from 'node:crypto';
+import { syncBuiltinESMExports } from 'node:module';
+import { Transform } from 'node:stream';
+import zlib from 'node:zlib';
 import { reedSolomon } from '../../core/codec/reed-solomon.ts';
 import type { Clock } from '../../core/ports.ts';
 import { Dice } from './dice.ts';
@@ -170,6 +173,21 @@ function inOrder<Row>(compute: (row: Row) => Promise<void>): (row: Row) => Promi
 
 reedSolomon.encode = inOrder(reedSolomon.encode);
 reedSolomon.reconstruct = inOrder(reedSolomon.reconstruct);
+
+/** So does compression: here it is done at the end, at once. */
+const createDeflate = () => {
+	const parts: Buffer[] = [];
+	const deflate = new Transform({
+		transform: (chunk: Buffer, _encoding, done) => {
+			parts.push(chunk);
+			done();
+		},
+		flush: (done) => done(null, zlib.deflateSync(Buffer.concat(parts))),
+	});
+	return deflate;
+};
+Object.defineProperty(zlib, 'createDeflate', { value: createDeflate });
+syncBuiltinESMExports();
 
 /** Until every promise that can go on has gone on. */
 async function quiet(): Promise<void> {
