@@ -33,7 +33,7 @@ test('workers that can’t start are named, the others serve, and put right they
 	const dataDir = mkdtempSync(join(tmpdir(), 'distro-test-'));
 	const [noId, noVolume] = [join(dataDir, 'worker-2'), join(dataDir, 'worker-3')];
 	mkdirSync(noId);
-	writeFileSync(join(noId, 'worker.json'), '{}');
+	writeFileSync(join(noId, 'worker.json'), '{"version": 1}');
 	mkdirSync(join(noVolume, 'shards', 'ab'), { recursive: true });
 	writeFileSync(join(noVolume, 'shards', 'ab', 'ab'.repeat(16)), 'not ours');
 	const c = await startCluster({ dataDir, missing: 2 });
