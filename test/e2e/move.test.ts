@@ -153,7 +153,8 @@ test('killed with SIGKILL at any request it goes on, and ends with everything th
 		expect(output).toMatch(/[\d,]+ rows are in both, each of them equal, and no others in the target\.\n$/);
 		expect(output).not.toContain(supabase.key);
 		expect(code).toBe(0);
-		const [there] = await supabase.sql`SELECT count(*)::int AS objects FROM distro.objects WHERE kind = 'user' AND purge_at_ms IS NULL`;
+		const [there] =
+			await supabase.sql`SELECT count(*)::int AS objects FROM distro.objects WHERE kind = 'user' AND purge_at_ms IS NULL`;
 		expect(there?.objects).toBe(stored.length);
 	} finally {
 		proxy.closeAllConnections();

@@ -73,7 +73,8 @@ function tree(folder: string): string[] {
 		.filter((path) => statSync(join(folder, path)).isFile() && !/scrub\.json$|supervisor\.lock/.test(path))
 		.map((path) => {
 			const { size, mtimeMs } = statSync(join(folder, path));
-			return `${relative('.', path)} ${size} ${mtimeMs}`;
+			// A worker that starts makes its keys durable once more: the same bytes, and so the same size.
+			return `${relative('.', path)} ${size} ${path.endsWith('keys.json') ? '' : mtimeMs}`;
 		})
 		.sort();
 }

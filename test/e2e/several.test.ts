@@ -27,8 +27,13 @@ async function putByEach(): Promise<void> {
 
 async function expectIntactByEach(): Promise<void> {
 	for (const http of c.orchestrators) {
-		// An orchestrator that has just started waits for its workers, but not for ever.
-		const allReady = async () => (await cluster(http)).workers.every(({ state }) => state === 'ready');
+		// An orchestrator that has just started waits for its workers, but not for ever; and what another one heard may be known
+		// a moment before where the worker is by now.
+		const places = new Map(c.processes().map(({ name, grpc }) => [name, grpc]));
+		const allReady = async () =>
+			(await cluster(http)).workers.every(
+				({ name, state, address }) => state === 'ready' && address === places.get(name),
+			);
 		await until(allReady, { what: `${http} to hear all workers` });
 		for (const object of stored) expect(await isIntact(http, object), `${object.size} bytes by ${http}`).toBe(true);
 	}

@@ -64,7 +64,7 @@ export async function explain(base: string, id: string): Promise<Explained> {
 }
 
 export interface Cluster {
-	readonly workers: { name: string; state: string; zone: string; shards: number }[];
+	readonly workers: { name: string; state: string; address: string; zone: string; shards: number }[];
 	readonly objects: number;
 	readonly queues: { intents: number; deletions: number; repairs: number };
 	readonly budget: { used_bytes: number };
