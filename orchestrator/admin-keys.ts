@@ -42,6 +42,7 @@ export function checkApiKey(rows: readonly ApiKeyRow[], text: string): ApiKeyRow
 	return equal ? row : null;
 }
 
-function hashOf(secret: Buffer): Buffer {
+/** What is kept of a key's secret. */
+export function hashOf(secret: Buffer): Buffer {
 	return createHash('sha256').update(secret).digest();
 }

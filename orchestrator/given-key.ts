@@ -3,9 +3,8 @@
  * one before anybody could make one, and a changed file is a changed key. Nothing of it is stored.
  */
 
-import { createHash } from 'node:crypto';
 import { DistroError } from '../core/errors.ts';
-import { parseApiKey } from './admin-keys.ts';
+import { hashOf, parseApiKey } from './admin-keys.ts';
 import type { ApiKeyRow, ApiKeyStore } from './api-keys.ts';
 
 /** Throws `invalid` unless it looks like a key, never showing it. */
@@ -17,8 +16,7 @@ export function givenKeyRow(text: string): ApiKeyRow {
 			'ADMIN_KEY must be dk_, 16 hexadecimal digits, _ and 64 hexadecimal digits, as npm run keys makes them',
 		);
 	}
-	const secretHash = createHash('sha256').update(parsed.secret).digest();
-	return { keyId: parsed.keyId, secretHash, scope: 'admin', label: 'ADMIN_KEY', createdAtMs: 0 };
+	return { keyId: parsed.keyId, secretHash: hashOf(parsed.secret), scope: 'admin', label: 'ADMIN_KEY', createdAtMs: 0 };
 }
 
 /** `key` is asked each time; what is no key any more counts as none. */

@@ -15,7 +15,9 @@ import type { Model } from '../kube/objects.ts';
 import type { DistroCluster } from '../types.ts';
 import { CLUSTER_ID_LABEL, ENROL_PORT, GRPC_PORT, HTTP_PORT, labelsOf, namesOf, owned, selectorOf } from './names.ts';
 import {
+	imageOf,
 	probes,
+	pullSecretsOf,
 	resourcesOf,
 	restrictedContainer,
 	restrictedPod,
@@ -63,7 +65,7 @@ export function orchestratorDeployment(cluster: DistroCluster, inputs: Orchestra
 					...restrictedPod(),
 					serviceAccountName: names.orchestrator,
 					terminationGracePeriodSeconds: orchestrator.terminationGracePeriodSeconds,
-					...(image?.pullSecrets === undefined ? {} : { imagePullSecrets: [...image.pullSecrets] }),
+					...pullSecretsOf(image),
 					topologySpreadConstraints: [
 						{
 							topologyKey: 'kubernetes.io/hostname',
@@ -76,8 +78,7 @@ export function orchestratorDeployment(cluster: DistroCluster, inputs: Orchestra
 					containers: [
 						{
 							name: 'orchestrator',
-							image: inputs.image,
-							...(image?.pullPolicy === undefined ? {} : { imagePullPolicy: image.pullPolicy }),
+							...imageOf(image, inputs.image),
 							args: ['orchestrator'],
 							...restrictedContainer(),
 							env: [

@@ -1,7 +1,7 @@
 /** What all pods of a cluster have in common: they run under PodSecurity `restricted`, on a read-only root, with no token of their own. */
 
 import type { V1Container, V1PodSpec, V1Probe } from '@kubernetes/client-node';
-import type { PodMetadata, Resources, Scheduling } from '../types.ts';
+import type { ImageSpec, PodMetadata, Resources, Scheduling } from '../types.ts';
 import { HTTP_PORT } from './names.ts';
 
 /** The image's user, and the group that may read mounted keys. */
@@ -37,6 +37,19 @@ export function restrictedContainer(): Pick<V1Container, 'securityContext' | 'te
 			capabilities: { drop: ['ALL'] },
 		},
 	};
+}
+
+/** Of the pod: how its image may be pulled. */
+export function pullSecretsOf(image: ImageSpec | undefined): Pick<V1PodSpec, 'imagePullSecrets'> {
+	return image?.pullSecrets === undefined ? {} : { imagePullSecrets: [...image.pullSecrets] };
+}
+
+/** Of the container. */
+export function imageOf(
+	image: ImageSpec | undefined,
+	resolved: string,
+): Pick<V1Container, 'image' | 'imagePullPolicy'> {
+	return { image: resolved, ...(image?.pullPolicy === undefined ? {} : { imagePullPolicy: image.pullPolicy }) };
 }
 
 /** Liveness never depends on peers: a restart would not bring them back. */

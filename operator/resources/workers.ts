@@ -10,7 +10,9 @@ import type { Model } from '../kube/objects.ts';
 import type { DistroCluster } from '../types.ts';
 import { CLUSTER_ID_LABEL, ENROL_PORT, GRPC_PORT, HTTP_PORT, namesOf, owned, selectorOf, ZONE_LABEL } from './names.ts';
 import {
+	imageOf,
 	probes,
+	pullSecretsOf,
 	resourcesOf,
 	restrictedContainer,
 	restrictedPod,
@@ -20,7 +22,8 @@ import {
 	templateMetadata,
 } from './pods.ts';
 
-const TOKEN_SECONDS = 3_600;
+/** The least that Kubernetes gives: it is read anew each time. */
+const TOKEN_SECONDS = 600;
 /** 48 MiB of buffers and what Node needs beside them, with room for a large scrub. */
 const DEFAULT_RESOURCES = { requests: { cpu: '100m', memory: '192Mi' }, limits: { memory: '448Mi' } };
 
@@ -62,7 +65,7 @@ export function workerSet(cluster: DistroCluster, inputs: WorkerInputs): Model<V
 					...restrictedPod(),
 					serviceAccountName: names.worker,
 					terminationGracePeriodSeconds: worker.terminationGracePeriodSeconds,
-					...(image?.pullSecrets === undefined ? {} : { imagePullSecrets: [...image.pullSecrets] }),
+					...pullSecretsOf(image),
 					topologySpreadConstraints: [
 						{
 							topologyKey: inputs.failureDomain,
@@ -82,8 +85,7 @@ export function workerSet(cluster: DistroCluster, inputs: WorkerInputs): Model<V
 					containers: [
 						{
 							name: 'worker',
-							image: inputs.image,
-							...(image?.pullPolicy === undefined ? {} : { imagePullPolicy: image.pullPolicy }),
+							...imageOf(image, inputs.image),
 							args: ['worker'],
 							...restrictedContainer(),
 							env: [
@@ -104,7 +106,7 @@ export function workerSet(cluster: DistroCluster, inputs: WorkerInputs): Model<V
 									value: `${names.orchestrator}.${namespace}.svc:${ENROL_PORT}`,
 								},
 								{ name: 'ENROL_TOKEN_FILE', value: '/var/run/distro/token/token' },
-								{ name: 'ENROL_CA_FILE', value: '/var/run/distro/ca/ca.crt' },
+								{ name: 'TLS_CA_FILE', value: '/var/run/distro/ca/ca.crt' },
 								{ name: 'ZONE_FILE', value: '/var/run/distro/zone/zone' },
 							],
 							ports: [
